@@ -1,0 +1,1 @@
+"""What runs: data preparation, the input stream, training, evaluation and prediction."""

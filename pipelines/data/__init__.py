@@ -1,0 +1,1 @@
+"""Parquet shards, the plan of an epoch and the stream of decoded batches."""

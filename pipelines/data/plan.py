@@ -1,0 +1,88 @@
+"""The plan of an epoch: which rank trains on which rows at which step. A pure function, so it can be made anywhere.
+
+Every row of the split is in exactly one batch, but for the remainder that does not fill a global batch. What an
+interrupted epoch has not trained on yet is planned by the same function, for any number of workers.
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EpochPlan:
+    """The rows of (the rest of) one epoch.
+
+    Attributes:
+        epoch: which epoch, from 0.
+        rows: int64 row ids of shape (world, steps, batch of one rank).
+        left_out: int64 row ids, fewer than one global batch, that this epoch does not train on.
+    """
+
+    epoch: int
+    rows: np.ndarray
+    left_out: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        return self.rows.shape[1]
+
+    def consumed_after(self, steps: int) -> np.ndarray:
+        """Row ids that the first `steps` steps of this plan train on, over all ranks."""
+        return self.rows[:, :steps].ravel()
+
+
+def plan_epoch(
+    row_groups: np.ndarray, *, seed: int, epoch: int, world: int, batch: int, consumed: np.ndarray | None = None
+) -> EpochPlan:
+    """Plans an epoch or the rest of one.
+
+    Row groups are shuffled across all shards and rows within their group, so that a run of rows lies in few row groups
+    and is cheap to read. `gfnet prepare` has shuffled the images over the shards before.
+
+    Args:
+        row_groups: rows of every row group, int64 of shape (row groups,).
+        seed: of the run.
+        epoch: from 0; every epoch has another order.
+        world: number of ranks.
+        batch: rows of one rank's batch.
+        consumed: bool of shape (rows,): rows this epoch has trained on already; None: none.
+
+    Raises:
+        ValueError: a size is not positive.
+    """
+    if world < 1 or batch < 1:
+        raise ValueError(f"world is {world} and batch {batch}; both must be at least 1")
+    order = _shuffled(row_groups, np.random.default_rng([seed, epoch]))
+    if consumed is not None:
+        order = order[~consumed[order]]
+    steps = len(order) // (world * batch)
+    used = steps * world * batch
+    # Each rank has a contiguous run of the order: its tasks then touch few row groups.
+    return EpochPlan(epoch=epoch, rows=order[:used].reshape(world, steps, batch), left_out=order[used:])
+
+
+def _shuffled(row_groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    total = int(row_groups.sum())
+    group_of_row = np.repeat(rng.permutation(len(row_groups)), row_groups)
+    return np.lexsort((rng.random(total), group_of_row))
+
+
+def tasks_of_rank(plan: EpochPlan, rank: int, *, seed: int, rows_per_task: int) -> list[np.ndarray]:
+    """Cuts a rank's rows into decoding tasks of whole batches and mixes the rows within each task.
+
+    Returns:
+        One int64 array of shape (steps of the task, batch) for each task, in the order of the steps.
+    """
+    batch = plan.rows.shape[2]
+    steps_per_task = max(1, rows_per_task // batch)
+    rng = np.random.default_rng([seed, plan.epoch, rank])
+    return [
+        rng.permutation(plan.rows[rank, start : start + steps_per_task].ravel()).reshape(-1, batch)
+        for start in range(0, plan.steps, steps_per_task)
+    ]
+
+
+def evaluation_rows(rows: int, *, rank: int, world: int) -> np.ndarray:
+    """The rows that a rank evaluates: contiguous, and over all ranks every row once. int64 of shape (about rows/world,)."""
+    return np.array_split(np.arange(rows), world)[rank]

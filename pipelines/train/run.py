@@ -1,0 +1,317 @@
+"""`gfnet train RECIPE`: from the command line to a finished run: Ray, the workers, the display, MLflow, the summary."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from pipelines import recipes
+from pipelines.config import TrainConfig, check, flatten, from_dict, to_dict
+from pipelines.data.manifest import Manifest, open_dataset
+from pipelines.errors import UsageError, raise_together
+from pipelines.ray_session import ray_session
+from pipelines.tracking import Tracker, tracking_uri
+from pipelines.train.display import Display, print_summary
+from pipelines.train.job import Job
+from pipelines.train.resources import Resources, plan_resources
+
+RUN_FILE = "run.json"
+STARTED = time.time()
+
+
+class TrainingFailedError(RuntimeError):
+    """Training ended without a result. The message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        folder: of the run.
+        checkpoint: folder of the last checkpoint.
+        metrics: the last evaluation.
+        images_per_second: training alone, all workers together.
+        tracking_uri: where MLflow has the results.
+        tracking_error: why it does not have them all, or None.
+    """
+
+    folder: Path
+    checkpoint: Path
+    metrics: dict[str, float]
+    images_per_second: float
+    steps: int
+    seconds: float
+    tracking_uri: str
+    tracking_error: str | None
+
+
+def train(config: TrainConfig, *, resume: bool = False, verbose: bool = False, started: float | None = None) -> Outcome:
+    """Trains a run from start to end, or goes on with it.
+
+    Args:
+        config: checked here.
+        resume: go on with the run `config.name` in `config.storage`.
+        verbose: show what Ray and the workers print.
+        started: when the command began, seconds since 1970; now if None.
+
+    Raises:
+        UsageError: the configuration, the data set or the run's name cannot be used.
+        TrainingFailedError: the loss was not finite, or workers failed too often.
+    """
+    started = started or time.time()
+    check(config)
+    manifest = open_dataset(_absolute(config.data.path))
+    config = dataclasses.replace(config, storage=_absolute(config.storage), name=config.name or new_name(config.recipe))
+    _check_against(config, manifest)
+    folder = Path(config.storage, str(config.name))
+    uri = tracking_uri(config.tracking.uri, Path(config.storage))
+    run_tag = _open_folder(folder, config, resume)
+    ray = ray_session(_local_cpus(config), verbose=verbose) if config.workers != 0 else contextlib.nullcontext()
+    with ray:
+        resources = plan_resources(config)
+        _check_batch(config, manifest, resources)
+        job = Job(
+            config=config,
+            manifest=manifest,
+            run_uri=str(folder),
+            run_tag=run_tag,
+            decode_tasks=resources.decode_tasks,
+            decode_cpus=resources.decode_cpus,
+            started=started,
+        )
+        tracker = Tracker(
+            uri,
+            experiment=config.tracking.experiment,
+            folder=folder,
+            run=run_tag,
+            params=flatten(config),
+            dataset={"name": manifest.name, "digest": manifest.digest, "source": manifest.uri},
+        )
+        tracker.start()
+        display = Display(folder, config, manifest, resources)
+        display.start()
+        status = "FAILED"
+        try:
+            result = _fit(job, resources)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            display.finish()
+            tracker.finish(status, lambda client, run: _log_card(client, run, folder))
+    _mark_finished(folder)
+    return Outcome(
+        folder=folder,
+        checkpoint=newest_checkpoint(folder),
+        metrics=result["metrics"],
+        images_per_second=result["images_per_second"],
+        steps=result["steps"],
+        seconds=time.time() - started,
+        tracking_uri=uri,
+        tracking_error=tracker.error,
+    )
+
+
+def new_name(recipe: str) -> str:
+    return f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The last checkpoint of a run.
+
+    Raises:
+        UsageError: the run has none.
+    """
+    found = max(folder.glob("checkpoint_[0-9]*"), default=None)
+    if found is None:
+        raise UsageError(f"{folder} has no checkpoint yet.")
+    return found
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).absolute())
+
+
+def _check_against(config: TrainConfig, manifest: Manifest) -> None:
+    split = manifest.split(config.data.train_split)
+    if config.data.eval_split:
+        manifest.split(config.data.eval_split)
+    if "://" in config.storage:
+        raise UsageError(f"storage is {config.storage!r}; allowed for now: a local folder (one that all nodes see).")
+    problems = []
+    if split.rows < config.batch_size:
+        problems.append(
+            f"The split {config.data.train_split!r} has {split.rows} images, fewer than one global batch of "
+            f"{config.batch_size}. Give a --batch-size of at most {split.rows}."
+        )
+    if config.init_from and not Path(config.init_from, "card.json").exists():
+        problems.append(f"init_from is {config.init_from!r}, which is no checkpoint folder: it has no card.json.")
+    raise_together(problems)
+
+
+def _check_batch(config: TrainConfig, manifest: Manifest, resources: Resources) -> None:
+    ranks = max(resources.workers, 1)
+    if config.batch_size % ranks:
+        raise UsageError(
+            f"batch_size is {config.batch_size}, which {ranks} workers cannot share evenly. Allowed: a multiple of "
+            f"{ranks}, such as {max(1, config.batch_size // ranks) * ranks}."
+        )
+    if (config.mix.mixup > 0 or config.mix.cutmix > 0) and config.batch_size // ranks % 2:
+        raise UsageError(
+            f"A worker's batch is {config.batch_size} / {ranks} = {config.batch_size // ranks}, which is odd; mixup and "
+            "cutmix pair images. Give another --batch-size, or --mix.mixup 0 --mix.cutmix 0."
+        )
+
+
+def _open_folder(folder: Path, config: TrainConfig, resume: bool) -> str:
+    """Makes the run's folder, or finds the one to go on with; returns the tag that finds the run in MLflow."""
+    note = folder / RUN_FILE
+    if resume:
+        return str(json.loads(note.read_text())["tag"])
+    if note.exists():
+        raise UsageError(
+            f"The run {config.name!r} exists in {config.storage}. Go on with it by --resume, or give another --name."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    tag = uuid.uuid4().hex
+    _write_json(note, {"tag": tag, "finished": False, "config": to_dict(config)})
+    return tag
+
+
+def _mark_finished(folder: Path) -> None:
+    note = folder / RUN_FILE
+    _write_json(note, {**json.loads(note.read_text()), "finished": True})
+
+
+def _write_json(path: Path, value: Any) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1))
+    partial.replace(path)
+
+
+def _local_cpus(config: TrainConfig) -> int:
+    """Logical CPUs of a Ray of our own: all, and on a small machine enough that every worker has a decoding task."""
+    workers = 1 if config.workers is None else config.workers
+    return max(os.cpu_count() or 1, workers * (1 + max(1, config.data.decode_cpus)))
+
+
+def _fit(job: Job, resources: Resources) -> dict[str, Any]:
+    from pipelines.train.worker import fit_on_ray, run_here
+
+    outcome = run_here(job, resources) if resources.workers == 0 else fit_on_ray(job, resources)
+    if "usage_error" in outcome:
+        raise UsageError(outcome["usage_error"])
+    if "error" in outcome:
+        raise TrainingFailedError(outcome["error"])
+    return outcome
+
+
+def _log_card(client: Any, run_id: str, folder: Path) -> None:
+    checkpoint = max(folder.glob("checkpoint_[0-9]*"), default=None)
+    if checkpoint is not None:
+        client.log_artifact(run_id, str(checkpoint / "card.json"), "checkpoint")
+        client.set_tag(run_id, "gfnet.checkpoint", str(checkpoint))
+
+
+# The command line.
+
+
+def parse(argv: list[str]) -> tuple[TrainConfig, dict[str, bool]]:
+    """Splits `RECIPE --flags` into the configuration and what only concerns the command."""
+    recipe, *rest = argv
+    make = recipes.find(recipe)
+    default = make()
+    if "--resume" in rest:
+        default = _saved_config(recipe, rest) or default
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Arguments:
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+        resume: bool = False
+        """Go on with the run --name, or with the newest unfinished one of this recipe."""
+        verbose: bool = False
+        """Show what Ray and the workers print, too."""
+        print_config: bool = False
+        """Print the resolved configuration as JSON and stop."""
+
+    description = f"{make.__doc__}\n\nExample: gfnet train {recipe} --data SHARDS --workers 2 --epochs 10"
+    parsed = tyro.cli(
+        Arguments,
+        default=Arguments(config=default),
+        args=rest,
+        prog=f"gfnet train {recipe}",
+        description=description,
+    )
+    return parsed.config, {"resume": parsed.resume, "verbose": parsed.verbose, "print_config": parsed.print_config}
+
+
+def _flag(rest: list[str], name: str) -> str | None:
+    for i, word in enumerate(rest):
+        if word == name and i + 1 < len(rest):
+            return rest[i + 1]
+        if word.startswith(f"{name}="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def _saved_config(recipe: str, rest: list[str]) -> TrainConfig | None:
+    """The configuration of the run to resume: by its name, or the newest unfinished one of the recipe.
+
+    Raises:
+        UsageError: there is no such run, or it is finished.
+    """
+    storage = Path(_flag(rest, "--storage") or "runs")
+    name = _flag(rest, "--name")
+    notes = {path.parent.name: json.loads(path.read_text()) for path in storage.glob(f"*/{RUN_FILE}")}
+    if name is None:
+        open_runs = [n for n, note in notes.items() if note["config"]["recipe"] == recipe and not note["finished"]]
+        if not open_runs:
+            raise UsageError(
+                f"No unfinished run of {recipe} in {storage}. Runs there: {', '.join(sorted(notes)) or 'none'}."
+            )
+        name = max(open_runs, key=lambda n: (storage / n / RUN_FILE).stat().st_mtime)
+    if name not in notes:
+        raise UsageError(f"No run {name!r} in {storage}. Runs there: {', '.join(sorted(notes)) or 'none'}.")
+    return from_dict(notes[name]["config"])
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    config, only = parse(argv)
+    if only["print_config"]:
+        print(json.dumps(to_dict(config), indent=2))
+        return 0
+    try:
+        outcome = train(config, resume=only["resume"], verbose=only["verbose"], started=STARTED)
+    except TrainingFailedError as error:
+        print(f"gfnet train: failed:\n{error}", file=sys.stderr)
+        return 1
+    print_summary(outcome, data=config.data.path)
+    return 0
+
+
+def _help() -> str:
+    width = max(map(len, recipes.RECIPES))
+    lines = [f"  {name:{width}}  {recipes.summary(recipe)}" for name, recipe in recipes.RECIPES.items()]
+    return "\n".join(
+        [
+            "usage: gfnet train RECIPE --data SHARDS [--workers N] [any field of the recipe] [--resume] [--print-config]",
+            "",
+            "Trains a recipe with Ray Train on Parquet shards streamed by Ray Data.",
+            "'gfnet train RECIPE --help' explains every field and shows the recipe's values.",
+            "",
+            "recipes:",
+            *lines,
+        ]
+    )
