@@ -55,11 +55,16 @@ class JournalReader:
         self._folder = f"{root}/{FOLDER}"
         self.position = position
 
+    def peek(self) -> bool:
+        """Whether there is a record to read."""
+        info = self._fs.get_file_info(_path(self._folder, self.position))
+        return bool(info.type == pafs.FileType.File)
+
     def poll(self) -> list[Record]:
         """The records that have come since the last call."""
         records = []
-        while self._fs.get_file_info(path := _path(self._folder, self.position)).type == pafs.FileType.File:
-            with self._fs.open_input_stream(path) as stream:
+        while self.peek():
+            with self._fs.open_input_stream(_path(self._folder, self.position)) as stream:
                 records.append(Record(**json.loads(stream.read())))
             self.position += 1
         return records

@@ -137,10 +137,13 @@ class Tracker:
 
     def _deliver(self) -> None:
         try:
-            client = mlflow_client(self.uri)
-            self.run_id = self._open_run(client)
             note = json.loads(self._note.read_text()) if self._note.exists() else {"delivered": 0, "step": {}}
             reader = JournalReader(str(self._folder), note["delivered"])
+            # Importing MLflow takes seconds of a CPU that the workers need to start: it waits for their first step.
+            while not self._ended.is_set() and not reader.peek():
+                self._ended.wait(_POLL_SECONDS)
+            client = mlflow_client(self.uri)
+            self.run_id = self._open_run(client)
             last_round = False
             while not last_round:
                 last_round = self._ended.wait(_POLL_SECONDS)

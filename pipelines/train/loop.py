@@ -1,7 +1,6 @@
 """The training loop that every rank runs. Ray Train is known only to the session that is handed in."""
 
 import itertools
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ class Training:
     def __init__(self, job: Job, session: Session):
         config = job.config
         self.job, self.config, self.session = job, config, session
-        self.times = {"workers_started": time.time() - job.started}
         torch.manual_seed(config.seed)
         self.bare = checkpoints.build_model(to_dict(config)["model"], len(job.manifest.class_names))
         resume_from = session.checkpoint()
@@ -51,7 +49,7 @@ class Training:
         self.journal = JournalWriter(job.run_uri) if session.rank == 0 else None
         self.metrics: dict[str, float] = {}
         self.saved: str | None = resume_from.name if resume_from else None
-        self.times["model_ready"] = time.time() - job.started
+        job.clock.mark("model_ready")
 
     # The story of a run: segments of epochs, epochs of steps; evaluation and checkpoints once in a while.
 
@@ -87,6 +85,8 @@ class Training:
         return self.config.max_steps is not None and self.progress.step >= self.config.max_steps
 
     def _step(self, plan: EpochPlan, index: int, batch: Batch, meter: Meter) -> None:
+        if meter.steps == 0:
+            self.job.clock.mark("first_batch")
         meter.got_batch(batch)
         config, progress, rank = self.config, self.progress, self.session.rank
         if not np.isin(batch.rows, plan.rows[rank]).all():
@@ -111,7 +111,8 @@ class Training:
         progress.step += 1
         meter.stepped(result, progress.step, rate)
         if meter.steps == 1:
-            self._write("start", {f"start/{name}_seconds": value for name, value in self._first_step(meter).items()})
+            self.job.clock.mark("first_step")
+            self._write("start", {f"start/{stage}_seconds": s for stage, s in self.job.clock.seconds.items()})
         if progress.step % config.log_every == 0:
             self._write("train", self._check(meter.window()))
 
@@ -272,13 +273,6 @@ class Training:
             lambda folder: checkpoints.save(folder, self.bare, card, self.optimizer, progress),
         )
         self.saved = name
-
-    def _first_step(self, meter: Meter) -> dict[str, float]:
-        return {
-            **self.times,
-            "first_batch": meter.first_batch - self.job.started,
-            "first_step": time.time() - self.job.started,
-        }
 
     def _write(self, kind: Any, values: dict[str, float]) -> None:
         if self.journal:

@@ -63,7 +63,6 @@ class Meter:
         self._seconds = 0.0
         self._images = 0
         self.steps = 0
-        self.first_batch = 0.0
 
     def start_epoch(self) -> None:
         self._epoch = _Span(self._session.device)
@@ -75,8 +74,6 @@ class Meter:
 
     def got_batch(self, batch: Batch) -> None:
         """Call when a batch has come; the time since the last step's end is time spent waiting for data."""
-        if self.steps == 0:
-            self.first_batch = time.time()
         waited = time.perf_counter() - self._ready
         for span in (self._epoch, self._window):
             span.waited += waited

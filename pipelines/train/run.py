@@ -19,7 +19,7 @@ from pipelines.errors import UsageError, raise_together
 from pipelines.ray_session import ray_session
 from pipelines.tracking import Tracker, tracking_uri
 from pipelines.train.display import Display, print_summary
-from pipelines.train.job import Job
+from pipelines.train.job import Job, StartClock
 from pipelines.train.resources import Resources, plan_resources
 
 RUN_FILE = "run.json"
@@ -66,7 +66,7 @@ def train(config: TrainConfig, *, resume: bool = False, verbose: bool = False, s
         UsageError: the configuration, the data set or the run's name cannot be used.
         TrainingFailedError: the loss was not finite, or workers failed too often.
     """
-    started = started or time.time()
+    clock = StartClock(started or time.time())
     check(config)
     manifest = open_dataset(_absolute(config.data.path))
     config = dataclasses.replace(config, storage=_absolute(config.storage), name=config.name or new_name(config.recipe))
@@ -76,6 +76,7 @@ def train(config: TrainConfig, *, resume: bool = False, verbose: bool = False, s
     run_tag = _open_folder(folder, config, resume)
     ray = ray_session(_local_cpus(config), verbose=verbose) if config.workers != 0 else contextlib.nullcontext()
     with ray:
+        clock.mark("ray_ready")
         resources = plan_resources(config)
         _check_batch(config, manifest, resources)
         job = Job(
@@ -85,7 +86,7 @@ def train(config: TrainConfig, *, resume: bool = False, verbose: bool = False, s
             run_tag=run_tag,
             decode_tasks=resources.decode_tasks,
             decode_cpus=resources.decode_cpus,
-            started=started,
+            clock=clock,
         )
         tracker = Tracker(
             uri,
@@ -115,7 +116,7 @@ def train(config: TrainConfig, *, resume: bool = False, verbose: bool = False, s
         metrics=result["metrics"],
         images_per_second=result["images_per_second"],
         steps=result["steps"],
-        seconds=time.time() - started,
+        seconds=time.time() - clock.began,
         tracking_uri=uri,
         tracking_error=tracker.error,
     )

@@ -26,6 +26,7 @@ def fit_on_ray(job: Job, resources: Resources) -> dict[str, Any]:
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),
         ),
     )
+    job.clock.mark("trainer_called")
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
@@ -44,9 +45,11 @@ def _on_worker(loop_config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(job: Job, session: Session) -> dict[str, Any]:
+    job.clock.mark("worker_started")
     from pipelines.train.loop import Training
     from pipelines.train.meter import NonFiniteLossError
 
+    job.clock.mark("worker_imported")
     # What a restart would only repeat is returned, not raised: Ray Train retries what is raised.
     try:
         return Training(job, session).run()
