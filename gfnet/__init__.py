@@ -9,7 +9,6 @@ from gfnet.resize import resize_state_dict
 from gfnet.variants import VARIANTS, Variant, create_model
 from gfnet.version import __version__
 
-
 __all__ = [
     "VARIANTS",
     "GFNet",

@@ -1,5 +1,6 @@
 """GFNet-H: four stages of ever coarser grids (Rao et al., NeurIPS 2021, section 3.3, hierarchical models)."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -48,7 +49,7 @@ class GFNetPyramid(Classifier):
         size = to_2tuple(img_size)
         check_img_size(size, patch_size * 2 ** (len(depth) - 1))
         embed = PatchEmbed(size, patch_size, in_chans, embed_dim[0])
-        between = [Downsample(narrow, wide) for narrow, wide in zip(embed_dim, embed_dim[1:], strict=False)]
+        between = [Downsample(narrow, wide) for narrow, wide in itertools.pairwise(embed_dim)]
         self.patch_embed = nn.ModuleList([embed, *between])
         self.pos_embed = nn.Parameter(torch.zeros(1, embed.grid[0] * embed.grid[1], embed_dim[0]))
         self.pos_drop = nn.Dropout(drop_rate)

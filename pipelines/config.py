@@ -14,7 +14,7 @@ class ModelConfig:
     """The network."""
 
     name: str = "gfnet_xs"
-    """Variant, as timm names it: gfnet_ti, gfnet_xs, gfnet_s, gfnet_b, gfnet_h_ti, gfnet_h_s or gfnet_h_b."""
+    """Variant, as timm names it: gfnet_ti, gfnet_xs, gfnet_s, gfnet_b, gfnet_h_ti, gfnet_h_s, gfnet_h_b."""
     img_size: int = 224
     """Side of the input in pixels."""
     drop_path_rate: float = 0.0
@@ -38,7 +38,7 @@ class DataConfig:
     """The data set and how its images are augmented."""
 
     path: Annotated[str, tyro.conf.arg(aliases=("--data",))] = ""
-    """Folder or URI of Parquet shards: what 'gfnet prepare' wrote, or any Hugging Face image-classification data set."""
+    """Folder or URI of Parquet shards: what 'gfnet prepare' wrote, or an image data set of the Hugging Face Hub."""
     train_split: str = "train"
     """Split to train on."""
     eval_split: str | None = None

@@ -26,6 +26,8 @@ def ray_session(num_cpus: int | None = None, *, verbose: bool = False) -> Iterat
     options: dict[str, object] = {"log_to_driver": verbose}
     if not verbose:
         options["logging_level"] = logging.ERROR
+        for library in ("ray.data", "ray.train"):
+            logging.getLogger(library).setLevel(logging.ERROR)
     if not os.environ.get("RAY_ADDRESS"):
         options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
     ray.init(**options)

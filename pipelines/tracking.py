@@ -52,19 +52,28 @@ def mlflow_client(uri: str) -> "MlflowClient":
 
 
 def experiment_id(client: "MlflowClient", name: str) -> str:
-    """The id of the experiment called `name`, which is made where there is none."""
+    """The id of the experiment called `name`, which is made where there is none.
+
+    Beside a SQLite file the artifacts go into its folder; MLflow's own default is the working folder.
+    """
     import mlflow.exceptions
 
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
     try:
-        return str(client.create_experiment(name))
+        return str(client.create_experiment(name, artifact_location=_artifacts(client.tracking_uri)))
     except mlflow.exceptions.MlflowException:
         found = client.get_experiment_by_name(name)  # another process was quicker
         if found is None:
             raise
         return str(found.experiment_id)
+
+
+def _artifacts(uri: str) -> str | None:
+    if not uri.startswith("sqlite:///"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").absolute().as_uri()
 
 
 def find_run(client: "MlflowClient", experiment: str, run: str) -> str | None:
@@ -137,7 +146,9 @@ class Tracker:
 
     def _deliver(self) -> None:
         try:
-            note = json.loads(self._note.read_text()) if self._note.exists() else {"delivered": 0, "step": {}}
+            note: dict[str, Any] = {"delivered": 0, "step": {}}
+            if self._note.exists():
+                note = json.loads(self._note.read_text())
             reader = JournalReader(str(self._folder), note["delivered"])
             # Importing MLflow takes seconds of a CPU that the workers need to start: it waits for their first step.
             while not self._ended.is_set() and not reader.peek():

@@ -99,7 +99,7 @@ class Manifest:
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The file system that holds `uri` (a local path or anything pyarrow knows: s3://, gs://, file://) and the path in it.
+    """The file system that holds `uri` (local path, s3://, gs://, file://) and the path in it.
 
     Raises:
         UsageError: pyarrow does not know the scheme.
@@ -193,14 +193,17 @@ def _from_footers(uri: str, fs: pafs.FileSystem, root: str, files: list[str]) ->
     )
 
 
+def split_name(folder: str) -> str | None:
+    """The split that a folder or the start of a file's name stands for; None: no split."""
+    name = _SPLIT_ALIASES.get(folder, folder)
+    return name if name in SPLITS else None
+
+
 def _split_of(path: str) -> str:
     """Hugging Face's rule: the split stands at the start of the file's name or is the name of a folder."""
     *folders, name = path.split("/")
-    for word in [re.split(r"[-_.]", name)[0], *reversed(folders)]:
-        split = _SPLIT_ALIASES.get(word, word)
-        if split in SPLITS:
-            return split
-    return "train"
+    words = [re.split(r"[-_.]", name)[0], *reversed(folders)]
+    return next((split for word in words if (split := split_name(word))), "train")
 
 
 def _columns(uri: str, schema: pa.Schema) -> tuple[str, str, tuple[str, ...]]:

@@ -5,8 +5,22 @@ interrupted epoch has not trained on yet is planned by the same function, for an
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeTask:
+    """A unit of decoding work: a few batches of rows.
+
+    Attributes:
+        epoch: for the images' random generators.
+        batches: int64 row ids, an array for each batch.
+    """
+
+    epoch: int
+    batches: Sequence[np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,21 +82,25 @@ def _shuffled(row_groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.lexsort((rng.random(total), group_of_row))
 
 
-def tasks_of_rank(plan: EpochPlan, rank: int, *, seed: int, rows_per_task: int) -> list[np.ndarray]:
-    """Cuts a rank's rows into decoding tasks of whole batches and mixes the rows within each task.
-
-    Returns:
-        One int64 array of shape (steps of the task, batch) for each task, in the order of the steps.
-    """
+def tasks_of_rank(plan: EpochPlan, rank: int, *, seed: int, rows_per_task: int) -> list[DecodeTask]:
+    """Cuts a rank's rows into decoding tasks of whole batches, in the steps' order; mixes the rows of a task."""
     batch = plan.rows.shape[2]
     steps_per_task = max(1, rows_per_task // batch)
     rng = np.random.default_rng([seed, plan.epoch, rank])
-    return [
-        rng.permutation(plan.rows[rank, start : start + steps_per_task].ravel()).reshape(-1, batch)
-        for start in range(0, plan.steps, steps_per_task)
-    ]
+    starts = range(0, plan.steps, steps_per_task)
+    parts = [rng.permutation(plan.rows[rank, start : start + steps_per_task].ravel()) for start in starts]
+    return [DecodeTask(epoch=plan.epoch, batches=list(part.reshape(-1, batch))) for part in parts]
 
 
 def evaluation_rows(rows: int, *, rank: int, world: int) -> np.ndarray:
-    """The rows that a rank evaluates: contiguous, and over all ranks every row once. int64 of shape (about rows/world,)."""
+    """The rows that a rank evaluates, int64 of shape (about rows/world,): over all ranks every row once."""
     return np.array_split(np.arange(rows), world)[rank]
+
+
+def evaluation_tasks(rows: np.ndarray, *, batch: int, batches_per_task: int = 8) -> list[DecodeTask]:
+    """Cuts rows into decoding tasks, in order; only the last batch of all may be smaller than `batch`."""
+    span = batch * batches_per_task
+    return [
+        DecodeTask(epoch=0, batches=[part[i : i + batch] for i in range(0, len(part), batch)])
+        for part in (rows[start : start + span] for start in range(0, len(rows), span))
+    ]

@@ -6,12 +6,14 @@ consumed so far follow from the step alone, and a run can be repeated exactly.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
+from PIL import Image
 
 from pipelines.data.manifest import Manifest, RowReader
+from pipelines.data.plan import DecodeTask
+from pipelines.data.ray_data import ray_data
 from pipelines.data.transforms import BadImageError, Transform, decode
 
 
@@ -31,18 +33,9 @@ class Batch:
     rows: np.ndarray
     bad: np.ndarray
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeTask:
-    """A unit of decoding work: a few batches of rows.
-
-    Attributes:
-        epoch: for the images' random generators.
-        batches: int64 row ids, an array for each batch.
-    """
-
-    epoch: int
-    batches: Sequence[np.ndarray]
+    def columns(self) -> dict[str, np.ndarray]:
+        """As a block of Ray Data."""
+        return {"image": self.images, "label": self.labels, "row": self.rows, "bad": self.bad}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,27 +65,14 @@ class Decoder:
         good = [i for i, image in enumerate(images) if image is not None]
         bad = np.array([image is None for image in images])
         if not good:
-            shapes = self.transform(decode(_BLACK_PIXEL), np.random.default_rng(0))
-            return Batch(np.zeros((len(rows), *shapes.shape), np.uint8), labels, rows, bad)
+            black = self.transform(Image.new("RGB", (8, 8)), np.random.default_rng(0))
+            return Batch(np.stack([black] * len(rows)), labels, rows, bad)
         # A bad image must not change the number of steps of one rank alone: the next good one takes its place.
         source = np.array([good[i % len(good)] if lost else i for i, lost in enumerate(bad)])
         return Batch(np.stack([images[i] for i in source]), labels[source], rows, bad)
 
 
-def _black_pixel() -> bytes:
-    import io
-
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(stream, "PNG")
-    return stream.getvalue()
-
-
-_BLACK_PIXEL = _black_pixel()
-
-
-def stream_inline(decoder: Decoder, tasks: Sequence[DecodeTask]) -> Iterator[Batch]:
+def stream_inline(decoder: Decoder, tasks: Sequence[DecodeTask]) -> Generator[Batch]:
     """The batches of `tasks`, decoded in this process: for debugging and for what is too small for Ray."""
     for task in tasks:
         yield from decoder(task)
@@ -100,7 +80,7 @@ def stream_inline(decoder: Decoder, tasks: Sequence[DecodeTask]) -> Iterator[Bat
 
 def stream_ray(
     decoder: Decoder, tasks: Sequence[DecodeTask], *, image_bytes: int, concurrency: int, cpus_per_task: float
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The batches of `tasks` in order, decoded by Ray Data tasks anywhere on the cluster.
 
     Args:
@@ -110,23 +90,20 @@ def stream_ray(
         concurrency: tasks at a time.
         cpus_per_task: logical CPUs that a task reserves.
     """
-    import ray.data
-
     batch_size = len(tasks[0].batches[0])
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    data = ray_data()
+    context = data.DataContext.get_current()
     context.execution_options.preserve_order = True
     # Blocks of one batch each reach the trainer without a copy; a block ends once it exceeds the target.
     context.target_max_block_size = max(1, int(0.8 * batch_size * image_bytes))
 
-    def run(block: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    def run(block: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         for index in block["id"]:
             for batch in decoder(tasks[index]):
-                yield {"image": batch.images, "label": batch.labels, "row": batch.rows, "bad": batch.bad}
+                yield batch.columns()
 
-    dataset = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map_batches(
-        run, batch_size=None, concurrency=concurrency, num_cpus=cpus_per_task
+    dataset = data.range(len(tasks), override_num_blocks=len(tasks)).map_batches(
+        run, batch_size=None, compute=data.TaskPoolStrategy(size=concurrency), num_cpus=cpus_per_task
     )
     for batch in dataset.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=2):
         yield Batch(batch["image"], batch["label"], batch["row"], batch["bad"])

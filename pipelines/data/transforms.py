@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipelines.errors import UsageError
 
@@ -39,7 +39,8 @@ def decode(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore", UserWarning)
             return Image.open(io.BytesIO(data)).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadImageError(str(error)) from error
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise BadImageError(reason) from error
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +76,9 @@ class EvalTransform:
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:
         short = int(self.size / self.eval_crop)
         width, height = image.size
-        if width <= height:
-            resized = (short, int(short * height / width))
-        else:
-            resized = (int(short * width / height), short)
+        scale = short / min(width, height)
+        # Rounded down, as torchvision's Resize does.
+        resized = (max(short, int(width * scale)), max(short, int(height * scale)))
         image = image.resize(resized, Image.Resampling.BICUBIC)
         left = round((resized[0] - self.size) / 2)
         top = round((resized[1] - self.size) / 2)

@@ -97,8 +97,8 @@ def read_card(folder: Path) -> Card:
         return Card(**{**fields, "class_names": tuple(fields["class_names"])})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{str(folder)!r} is not a checkpoint: it has no readable {CARD} ({error}). Give the folder that the end of "
-            "'gfnet train' names, such as runs/NAME/checkpoint_00000330."
+            f"{str(folder)!r} is not a checkpoint: it has no readable {CARD} ({error}). Give a folder that "
+            "'gfnet train' names in the end, such as runs/NAME/checkpoint_00000330."
         ) from error
 
 

@@ -37,9 +37,8 @@ class Display:
         )
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._show, name="display", daemon=True)
-        print(
-            f"run {config.name}: {config.model.name} on {manifest.name} ({rows:,} images, {len(manifest.class_names)} classes)"
-        )
+        what = f"{manifest.name} ({rows:,} images, {len(manifest.class_names)} classes)"
+        print(f"run {config.name}: {config.model.name} on {what}")
 
     def start(self) -> None:
         kind = "GPU" if self._resources.use_gpu else "CPU"

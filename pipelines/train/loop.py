@@ -1,7 +1,7 @@
 """The training loop that every rank runs. Ray Train is known only to the session that is handed in."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from pipelines.config import to_dict
-from pipelines.data.plan import EpochPlan, evaluation_rows, plan_epoch, tasks_of_rank
-from pipelines.data.stream import Batch, DecodeTask, Decoder, stream_inline, stream_ray
+from pipelines.data.plan import DecodeTask, EpochPlan, evaluation_rows, evaluation_tasks, plan_epoch, tasks_of_rank
+from pipelines.data.stream import Batch, Decoder, stream_inline, stream_ray
 from pipelines.data.transforms import EvalTransform, TrainTransform
 from pipelines.journal import JournalWriter
 from pipelines.train import checkpoint as checkpoints
@@ -165,7 +165,7 @@ class Training:
     def _evaluates_after(self, epoch: int) -> bool:
         return (epoch + 1) % self.config.eval_every == 0 or epoch + 1 == self.config.epochs
 
-    def _train_batches(self, plans: list[EpochPlan]) -> Iterator[Batch]:
+    def _train_batches(self, plans: list[EpochPlan]) -> Generator[Batch]:
         data = self.config.data
         transform = TrainTransform(
             size=self.config.model.img_size,
@@ -177,18 +177,13 @@ class Training:
         decoder = Decoder(
             manifest=self.job.manifest, split=data.train_split, transform=transform, seed=self.config.seed
         )
-        cut = [
-            [
-                DecodeTask(epoch=plan.epoch, batches=list(task))
-                for task in tasks_of_rank(
-                    plan, self.session.rank, seed=self.config.seed, rows_per_task=data.shuffle_rows
-                )
-            ]
+        tasks = [
+            tasks_of_rank(plan, self.session.rank, seed=self.config.seed, rows_per_task=data.shuffle_rows)
             for plan in plans
         ]
-        return self._stream(decoder, list(itertools.chain.from_iterable(cut)))
+        return self._stream(decoder, list(itertools.chain.from_iterable(tasks)))
 
-    def _stream(self, decoder: Decoder, tasks: list[DecodeTask]) -> Iterator[Batch]:
+    def _stream(self, decoder: Decoder, tasks: list[DecodeTask]) -> Generator[Batch]:
         if self.job.decode_tasks == 0:
             return stream_inline(decoder, tasks)
         return stream_ray(
@@ -214,13 +209,9 @@ class Training:
         if name is None:
             return
         rows = self.job.manifest.split(name).rows
-        batch = max(1, self.config.batch_size // self.session.world)
+        batch = self.config.batch_size // self.session.world
         mine = evaluation_rows(rows, rank=self.session.rank, world=self.session.world)
-        tasks = [
-            DecodeTask(epoch=0, batches=[task[i : i + batch] for i in range(0, len(task), batch)])
-            for start in range(0, len(mine), 8 * batch)
-            for task in [mine[start : start + 8 * batch]]
-        ]
+        tasks = evaluation_tasks(mine, batch=batch)
         transform = EvalTransform(size=self.config.model.img_size, eval_crop=self.config.data.eval_crop)
         decoder = Decoder(manifest=self.job.manifest, split=name, transform=transform, seed=0)
         self.bare.eval()

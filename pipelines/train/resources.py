@@ -39,7 +39,8 @@ def plan_resources(config: TrainConfig) -> Resources:
     workers = config.workers or (max(gpus, 1) if use_gpu else 1)
     if use_gpu and workers > gpus:
         raise UsageError(
-            f"{workers} workers with a GPU each, but the cluster has {gpus}. Give --workers {max(gpus, 1)} or --no-use-gpu."
+            f"{workers} workers with a GPU each, but the cluster has {gpus}. "
+            f"Give --workers {max(gpus, 1)} or --use-gpu False."
         )
     # A stream that waits keeps its CPU: every worker needs one of its own for decoding, or they wait for each other.
     free = cpus - workers

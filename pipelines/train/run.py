@@ -168,8 +168,8 @@ def _check_batch(config: TrainConfig, manifest: Manifest, resources: Resources) 
         )
     if (config.mix.mixup > 0 or config.mix.cutmix > 0) and config.batch_size // ranks % 2:
         raise UsageError(
-            f"A worker's batch is {config.batch_size} / {ranks} = {config.batch_size // ranks}, which is odd; mixup and "
-            "cutmix pair images. Give another --batch-size, or --mix.mixup 0 --mix.cutmix 0."
+            f"A worker's batch is {config.batch_size} / {ranks} = {config.batch_size // ranks}, which is odd; "
+            "mixup and cutmix pair images. Give another --batch-size, or --mix.mixup 0 --mix.cutmix 0."
         )
 
 
@@ -307,7 +307,7 @@ def _help() -> str:
     lines = [f"  {name:{width}}  {recipes.summary(recipe)}" for name, recipe in recipes.RECIPES.items()]
     return "\n".join(
         [
-            "usage: gfnet train RECIPE --data SHARDS [--workers N] [any field of the recipe] [--resume] [--print-config]",
+            "usage: gfnet train RECIPE --data SHARDS [--workers N] [--any.field VALUE] [--resume] [--print-config]",
             "",
             "Trains a recipe with Ray Train on Parquet shards streamed by Ray Data.",
             "'gfnet train RECIPE --help' explains every field and shows the recipe's values.",
