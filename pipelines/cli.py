@@ -9,7 +9,7 @@ from pipelines.errors import user_errors
 COMMANDS = {
     "quickstart": ("pipelines.quickstart", "train a small GFNet on handwritten digits from start to end"),
     "prepare": ("pipelines.data.prepare", "an image folder -> shuffled Parquet shards and a manifest"),
-    "train": ("pipelines.train.run", "train a recipe on a data set with Ray Train; --resume goes on"),
+    "train": ("pipelines.train.command", "train a recipe on a data set with Ray Train; --resume goes on"),
     "evaluate": ("pipelines.evaluate.run", "accuracy of a checkpoint on a data set, every image counted once"),
     "predict": ("pipelines.predict", "the five likeliest classes of image files"),
 }

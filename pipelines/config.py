@@ -1,15 +1,24 @@
 """The whole configuration of a training run, as frozen dataclasses. The docstrings of the fields are the `--help`."""
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import pydantic
 import tyro
 
 from pipelines.errors import UsageError, raise_together
 
+T = TypeVar("T")
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def _config(cls: type[T]) -> type[T]:
+    """A frozen dataclass, of which unknown keys are errors when it is made from a dict."""
+    made = dataclasses.dataclass(frozen=True, slots=True, kw_only=True)(cls)
+    return pydantic.with_config(pydantic.ConfigDict(extra="forbid"))(made)
+
+
+@_config
 class ModelConfig:
     """The network."""
 
@@ -33,7 +42,7 @@ class ModelConfig:
         return {"img_size": self.img_size, "drop_path_rate": self.drop_path_rate, **chosen}
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@_config
 class DataConfig:
     """The data set and how its images are augmented."""
 
@@ -53,13 +62,15 @@ class DataConfig:
     """RandAugment as timm spells it; None: none."""
     eval_crop: float = 224 / 256
     """Share of the resized image's side that the centre crop of evaluation keeps."""
-    shuffle_rows: int = 1024
-    """About how many images a decoding task reads, shuffles and streams."""
+    shuffle_rows: int = 512
+    """Images that are mixed with each other, beyond the shuffle of row groups and of the rows in each."""
+    task_rows: int = 1024
+    """About how many images a decoding task reads and streams; what a lost node costs."""
     decode_cpus: int = 0
     """Decoding tasks at a time for each training worker; 0: the CPUs that training leaves free."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@_config
 class MixConfig:
     """Mixing of images and smoothing of labels, on the device."""
 
@@ -75,7 +86,7 @@ class MixConfig:
     """Share of a target's mass that is spread over all classes."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@_config
 class OptimConfig:
     """AdamW and its schedule: linear warm-up, then a cosine."""
 
@@ -95,7 +106,7 @@ class OptimConfig:
     """Largest norm of the gradient; None: no clipping."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@_config
 class TrackingConfig:
     """Where MLflow keeps the results."""
 
@@ -105,7 +116,7 @@ class TrackingConfig:
     """MLflow experiment."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@_config
 class TrainConfig:
     """A training run."""
 
@@ -163,9 +174,8 @@ def from_dict(fields: dict[str, Any]) -> TrainConfig:
     Raises:
         UsageError: naming every field that does not fit.
     """
-    adapter = pydantic.TypeAdapter(TrainConfig, config=pydantic.ConfigDict(extra="forbid"))
     try:
-        return adapter.validate_python(fields)
+        return pydantic.TypeAdapter(TrainConfig).validate_python(fields)
     except pydantic.ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})" for e in error.errors()]
         raise_together(problems)
@@ -210,6 +220,7 @@ def check(config: TrainConfig) -> None:
         ("data.hflip", data.hflip, 0 <= data.hflip <= 1, "0 to 1"),
         ("data.eval_crop", data.eval_crop, 0 < data.eval_crop <= 1, "above 0, at most 1"),
         ("data.shuffle_rows", data.shuffle_rows, data.shuffle_rows >= 1, "at least 1"),
+        ("data.task_rows", data.task_rows, data.task_rows >= 1, "at least 1"),
         ("data.decode_cpus", data.decode_cpus, data.decode_cpus >= 0, "0 or more"),
         ("mix.mixup", mix.mixup, mix.mixup >= 0, "0 or more"),
         ("mix.cutmix", mix.cutmix, mix.cutmix >= 0, "0 or more"),

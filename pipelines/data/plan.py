@@ -47,12 +47,22 @@ class EpochPlan:
 
 
 def plan_epoch(
-    row_groups: np.ndarray, *, seed: int, epoch: int, world: int, batch: int, consumed: np.ndarray | None = None
+    row_groups: np.ndarray,
+    *,
+    seed: int,
+    epoch: int,
+    world: int,
+    batch: int,
+    window: int,
+    consumed: np.ndarray | None = None,
 ) -> EpochPlan:
     """Plans an epoch or the rest of one.
 
-    Row groups are shuffled across all shards and rows within their group, so that a run of rows lies in few row groups
-    and is cheap to read. `gfnet prepare` has shuffled the images over the shards before.
+    Row groups are shuffled across all shards, rows within their group, and then rows within a window of consecutive
+    ones: a run of rows lies in few row groups and is cheap to read. `gfnet prepare` has shuffled all images before.
+
+    The order depends on neither the number of ranks nor what is consumed. So the same ranks go on with an interrupted
+    epoch exactly as they would have, and others take over exactly what is missing.
 
     Args:
         row_groups: rows of every row group, int64 of shape (row groups,).
@@ -60,14 +70,15 @@ def plan_epoch(
         epoch: from 0; every epoch has another order.
         world: number of ranks.
         batch: rows of one rank's batch.
+        window: rows that are mixed with each other.
         consumed: bool of shape (rows,): rows this epoch has trained on already; None: none.
 
     Raises:
         ValueError: a size is not positive.
     """
-    if world < 1 or batch < 1:
-        raise ValueError(f"world is {world} and batch {batch}; both must be at least 1")
-    order = _shuffled(row_groups, np.random.default_rng([seed, epoch]))
+    if min(world, batch, window) < 1:
+        raise ValueError(f"world is {world}, batch {batch} and window {window}; all must be at least 1")
+    order = _shuffled(row_groups, window, np.random.default_rng([seed, epoch]))
     if consumed is not None:
         order = order[~consumed[order]]
     steps = len(order) // (world * batch)
@@ -76,20 +87,18 @@ def plan_epoch(
     return EpochPlan(epoch=epoch, rows=order[:used].reshape(world, steps, batch), left_out=order[used:])
 
 
-def _shuffled(row_groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _shuffled(row_groups: np.ndarray, window: int, rng: np.random.Generator) -> np.ndarray:
     total = int(row_groups.sum())
     group_of_row = np.repeat(rng.permutation(len(row_groups)), row_groups)
-    return np.lexsort((rng.random(total), group_of_row))
+    order = np.lexsort((rng.random(total), group_of_row))
+    return order[np.lexsort((rng.random(total), np.arange(total) // window))]
 
 
-def tasks_of_rank(plan: EpochPlan, rank: int, *, seed: int, rows_per_task: int) -> list[DecodeTask]:
-    """Cuts a rank's rows into decoding tasks of whole batches, in the steps' order; mixes the rows of a task."""
-    batch = plan.rows.shape[2]
-    steps_per_task = max(1, rows_per_task // batch)
-    rng = np.random.default_rng([seed, plan.epoch, rank])
-    starts = range(0, plan.steps, steps_per_task)
-    parts = [rng.permutation(plan.rows[rank, start : start + steps_per_task].ravel()) for start in starts]
-    return [DecodeTask(epoch=plan.epoch, batches=list(part.reshape(-1, batch))) for part in parts]
+def tasks_of_rank(plan: EpochPlan, rank: int, *, rows_per_task: int) -> list[DecodeTask]:
+    """Cuts a rank's rows into decoding tasks of whole batches, in the order of the steps."""
+    steps = max(1, rows_per_task // plan.rows.shape[2])
+    parts = [plan.rows[rank, start : start + steps] for start in range(0, plan.steps, steps)]
+    return [DecodeTask(epoch=plan.epoch, batches=list(part)) for part in parts]
 
 
 def evaluation_rows(rows: int, *, rank: int, world: int) -> np.ndarray:

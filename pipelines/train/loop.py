@@ -1,7 +1,6 @@
 """The training loop that every rank runs. Ray Train is known only to the session that is handed in."""
 
-import itertools
-from collections.abc import Generator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,16 @@ import torch
 from torch import nn
 
 from pipelines.config import to_dict
-from pipelines.data.plan import DecodeTask, EpochPlan, evaluation_rows, evaluation_tasks, plan_epoch, tasks_of_rank
-from pipelines.data.stream import Batch, Decoder, stream_inline, stream_ray
-from pipelines.data.transforms import EvalTransform, TrainTransform
-from pipelines.journal import JournalWriter
+from pipelines.data.plan import EpochPlan
+from pipelines.data.stream import Batch
+from pipelines.journal import JournalWriter, Kind
 from pipelines.train import checkpoint as checkpoints
+from pipelines.train.input import Input
 from pipelines.train.job import Job
 from pipelines.train.meter import Meter, NonFiniteLossError, all_reduce
 from pipelines.train.optim import learning_rate, make_optimizer, set_learning_rate
 from pipelines.train.session import Session
 from pipelines.train.step import Mixer, autocast_context, autocast_dtype, normalize, train_step
-
-# A segment of epochs is one Dataset: within it the next epoch's images are decoded while this one's are trained on.
-_TASKS_PER_SEGMENT = 4096
 
 
 class Training:
@@ -31,11 +27,12 @@ class Training:
     def __init__(self, job: Job, session: Session):
         config = job.config
         self.job, self.config, self.session = job, config, session
+        self.input = Input(job, session)
         torch.manual_seed(config.seed)
         self.bare = checkpoints.build_model(to_dict(config)["model"], len(job.manifest.class_names))
         resume_from = session.checkpoint()
-        rows = job.manifest.split(config.data.train_split).rows
-        self.progress = checkpoints.Progress(epoch=0, step=0, consumed=np.zeros(rows, dtype=bool))
+        nothing = np.zeros(self.input.train_split.rows, dtype=bool)
+        self.progress = checkpoints.Progress(epoch=0, step=0, consumed=nothing)
         if resume_from:
             self.bare.load_state_dict(checkpoints.read_weights(resume_from))
         elif config.init_from:
@@ -61,16 +58,10 @@ class Training:
         """
         meter = Meter(self.session)
         while not self.finished:
-            plans = self._segment()
-            batches = self._train_batches(plans)
+            plans = self.input.plans(self.progress)
+            batches = self.input.train(plans)
             for plan in plans:
-                before = self.progress.consumed.copy()
-                meter.start_epoch()
-                for index in range(plan.steps):
-                    self._step(plan, index, next(batches), meter)
-                    if self._out_of_steps:
-                        break
-                self._end_epoch(plan, index + 1, before, meter)
+                self._epoch(plan, batches, meter)
                 if self.finished:
                     break
             batches.close()
@@ -84,23 +75,38 @@ class Training:
     def _out_of_steps(self) -> bool:
         return self.config.max_steps is not None and self.progress.step >= self.config.max_steps
 
-    def _step(self, plan: EpochPlan, index: int, batch: Batch, meter: Meter) -> None:
+    def _epoch(self, plan: EpochPlan, batches: Iterator[Batch], meter: Meter) -> None:
+        """Trains on (the rest of) an epoch, or on as much of it as `max_steps` allows."""
+        config, progress = self.config, self.progress
+        done_before = int(progress.consumed.sum()) // config.batch_size
+        meter.start_epoch()
+        steps = 0
+        while steps < plan.steps and not self._out_of_steps:
+            share = (done_before + steps) / self.input.steps_per_epoch
+            self._step(plan.rows[self.session.rank, steps], next(batches), plan.epoch, share, meter)
+            steps += 1
+        self._write("epoch", self._check(meter.epoch()))
+        progress.consumed[plan.consumed_after(steps)] = True
+        if steps == plan.steps:
+            progress.epoch, progress.consumed = plan.epoch + 1, np.zeros_like(progress.consumed)
+        if self.input.evaluates_after(plan.epoch) or self.finished:
+            self._evaluate()
+        if progress.epoch % config.checkpoint_every == 0 or self.finished:
+            self._save()
+
+    def _step(self, rows: np.ndarray, batch: Batch, epoch: int, share: float, meter: Meter) -> None:
         if meter.steps == 0:
             self.job.clock.mark("first_batch")
         meter.got_batch(batch)
-        config, progress, rank = self.config, self.progress, self.session.rank
-        if not np.isin(batch.rows, plan.rows[rank]).all():
-            raise RuntimeError(f"the stream gave rows of another epoch than {plan.epoch} at step {progress.step}")
+        config, progress = self.config, self.progress
+        if not np.array_equal(batch.rows, rows):
+            raise RuntimeError(f"the stream does not give the rows that epoch {epoch} plans for step {progress.step}")
         rate = learning_rate(
-            config.optim,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            epoch=plan.epoch,
-            progress=index / plan.steps,
+            config.optim, epochs=config.epochs, batch_size=config.batch_size, epoch=epoch, progress=share
         )
         set_learning_rate(self.optimizer, rate)
         # Seeding by step makes stochastic depth and mixing the same after a restart.
-        seed = [config.seed, progress.step, rank]
+        seed = [config.seed, progress.step, self.session.rank]
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         images, labels = self._to_device(batch)
         images, targets = self.mixer(normalize(images), labels, seed)
@@ -116,83 +122,11 @@ class Training:
         if progress.step % config.log_every == 0:
             self._write("train", self._check(meter.window()))
 
-    def _end_epoch(self, plan: EpochPlan, steps: int, before: np.ndarray, meter: Meter) -> None:
-        config, progress = self.config, self.progress
-        self._write("epoch", self._check(meter.epoch()))
-        if steps == plan.steps:
-            progress.epoch, progress.consumed = plan.epoch + 1, np.zeros_like(before)
-        else:
-            progress.consumed = before
-            progress.consumed[plan.consumed_after(steps)] = True
-        if self._evaluates_after(plan.epoch) or self.finished:
-            self._evaluate()
-        if progress.epoch % config.checkpoint_every == 0 or self.finished:
-            self._save()
-        meter.start_window()
-
     def _check(self, values: dict[str, float]) -> dict[str, float]:
         """Stops all ranks alike if a loss since the last check was not finite."""
         if values.get("first_bad_step") is not None:
             raise NonFiniteLossError(int(values["first_bad_step"]), values["train/lr"], self.saved)
         return {name: value for name, value in values.items() if name != "first_bad_step"}
-
-    # Input.
-
-    def _segment(self) -> list[EpochPlan]:
-        """The plans of the epochs up to the next evaluation: one uninterrupted stream.
-
-        A stream ends before an evaluation, since a stream that nobody reads from keeps its CPUs.
-        """
-        config, progress = self.config, self.progress
-        split = self.job.manifest.split(config.data.train_split)
-        plans: list[EpochPlan] = []
-        tasks = 0
-        for epoch in range(progress.epoch, config.epochs):
-            plan = plan_epoch(
-                split.row_groups(),
-                seed=config.seed,
-                epoch=epoch,
-                world=self.session.world,
-                batch=config.batch_size // self.session.world,
-                consumed=progress.consumed if epoch == progress.epoch else None,
-            )
-            plans.append(plan)
-            tasks += plan.rows[0].size // config.data.shuffle_rows
-            if self._evaluates_after(epoch) or tasks > _TASKS_PER_SEGMENT:
-                break
-        return plans
-
-    def _evaluates_after(self, epoch: int) -> bool:
-        return (epoch + 1) % self.config.eval_every == 0 or epoch + 1 == self.config.epochs
-
-    def _train_batches(self, plans: list[EpochPlan]) -> Generator[Batch]:
-        data = self.config.data
-        transform = TrainTransform(
-            size=self.config.model.img_size,
-            crop_scale=data.crop_scale,
-            crop_ratio=data.crop_ratio,
-            hflip=data.hflip,
-            rand_augment=data.rand_augment,
-        )
-        decoder = Decoder(
-            manifest=self.job.manifest, split=data.train_split, transform=transform, seed=self.config.seed
-        )
-        tasks = [
-            tasks_of_rank(plan, self.session.rank, seed=self.config.seed, rows_per_task=data.shuffle_rows)
-            for plan in plans
-        ]
-        return self._stream(decoder, list(itertools.chain.from_iterable(tasks)))
-
-    def _stream(self, decoder: Decoder, tasks: list[DecodeTask]) -> Generator[Batch]:
-        if self.job.decode_tasks == 0:
-            return stream_inline(decoder, tasks)
-        return stream_ray(
-            decoder,
-            tasks,
-            image_bytes=3 * self.config.model.img_size**2,
-            concurrency=self.job.decode_tasks,
-            cpus_per_task=self.job.decode_cpus,
-        )
 
     def _to_device(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.session.device
@@ -205,19 +139,14 @@ class Training:
 
     @torch.inference_mode()
     def _evaluate(self) -> None:
-        name = self.config.data.eval_split or self.job.manifest.evaluation_split()
+        name = self.input.eval_split
         if name is None:
             return
         rows = self.job.manifest.split(name).rows
-        batch = self.config.batch_size // self.session.world
-        mine = evaluation_rows(rows, rank=self.session.rank, world=self.session.world)
-        tasks = evaluation_tasks(mine, batch=batch)
-        transform = EvalTransform(size=self.config.model.img_size, eval_crop=self.config.data.eval_crop)
-        decoder = Decoder(manifest=self.job.manifest, split=name, transform=transform, seed=0)
         self.bare.eval()
         counts = torch.zeros(5, dtype=torch.float64, device=self.session.device)
-        for decoded in self._stream(decoder, tasks) if tasks else ():
-            counts += self._count(decoded)
+        for batch in self.input.evaluation(name):
+            counts += self._count(batch)
         correct1, correct5, loss, seen, bad = all_reduce(counts, self.session).tolist()
         if seen + bad != rows:
             raise RuntimeError(f"evaluation saw {seen + bad:.0f} of the {rows} images of {name!r}")
@@ -265,6 +194,6 @@ class Training:
         )
         self.saved = name
 
-    def _write(self, kind: Any, values: dict[str, float]) -> None:
+    def _write(self, kind: Kind, values: dict[str, float]) -> None:
         if self.journal:
             self.journal.write(kind, self.progress.epoch, self.progress.step, values)

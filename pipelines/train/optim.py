@@ -14,7 +14,11 @@ REFERENCE_BATCH = 512
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW whose biases, norms and layer scales have no weight decay."""
-    groups = param_groups_weight_decay(model, config.weight_decay, model.no_weight_decay())  # type: ignore[operator]
+    groups = param_groups_weight_decay(
+        model,
+        config.weight_decay,
+        no_weight_decay_list=model.no_weight_decay(),  # type: ignore[operator]
+    )
     return torch.optim.AdamW(groups, lr=config.lr, eps=1e-8)
 
 

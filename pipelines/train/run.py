@@ -1,24 +1,20 @@
-"""`gfnet train RECIPE`: from the command line to a finished run: Ray, the workers, the display, MLflow, the summary."""
+"""A training run as its driver sees it: from a configuration to an outcome."""
 
 import contextlib
 import dataclasses
 import json
 import os
-import sys
 import time
 import uuid
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
-from pipelines import recipes
-from pipelines.config import TrainConfig, check, flatten, from_dict, to_dict
+from pipelines.config import TrainConfig, check, flatten, to_dict
 from pipelines.data.manifest import Manifest, open_dataset
 from pipelines.errors import UsageError, raise_together
 from pipelines.ray_session import ray_session
 from pipelines.tracking import Tracker, tracking_uri
-from pipelines.train.display import Display, print_summary
+from pipelines.train.display import Display
 from pipelines.train.job import Job, StartClock
 from pipelines.train.resources import Resources, plan_resources
 
@@ -70,45 +66,25 @@ def train(config: TrainConfig, *, resume: bool = False, verbose: bool = False, s
     check(config)
     manifest = open_dataset(_absolute(config.data.path))
     config = dataclasses.replace(config, storage=_absolute(config.storage), name=config.name or new_name(config.recipe))
-    _check_against(config, manifest)
     folder = Path(config.storage, str(config.name))
     uri = tracking_uri(config.tracking.uri, Path(config.storage))
-    run_tag = _open_folder(folder, config, resume)
+    _check_against(config, manifest)
+    _check_run(folder, config, resume)
     ray = ray_session(_local_cpus(config), verbose=verbose) if config.workers != 0 else contextlib.nullcontext()
     with ray:
         clock.mark("ray_ready")
         resources = plan_resources(config)
-        _check_batch(config, manifest, resources)
+        _check_batch(config, resources)
         job = Job(
             config=config,
             manifest=manifest,
             run_uri=str(folder),
-            run_tag=run_tag,
+            run_tag=_open_folder(folder, config),
             decode_tasks=resources.decode_tasks,
             decode_cpus=resources.decode_cpus,
             clock=clock,
         )
-        tracker = Tracker(
-            uri,
-            experiment=config.tracking.experiment,
-            folder=folder,
-            run=run_tag,
-            params=flatten(config),
-            dataset={"name": manifest.name, "digest": manifest.digest, "source": manifest.uri},
-        )
-        tracker.start()
-        display = Display(folder, config, manifest, resources)
-        display.start()
-        status = "FAILED"
-        try:
-            result = _fit(job, resources)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            display.finish()
-            tracker.finish(status, lambda client, run: _log_card(client, run, folder))
+        result, tracking_error = _train(job, resources, uri)
     _mark_finished(folder)
     return Outcome(
         folder=folder,
@@ -118,8 +94,35 @@ def train(config: TrainConfig, *, resume: bool = False, verbose: bool = False, s
         steps=result["steps"],
         seconds=time.time() - clock.began,
         tracking_uri=uri,
-        tracking_error=tracker.error,
+        tracking_error=tracking_error,
     )
+
+
+def _train(job: Job, resources: Resources, uri: str) -> tuple[dict[str, Any], str | None]:
+    """Runs the loop with the display and the tracker beside it; returns its result and MLflow's trouble, if any."""
+    folder, manifest = Path(job.run_uri), job.manifest
+    tracker = Tracker(
+        uri,
+        experiment=job.config.tracking.experiment,
+        folder=folder,
+        run=job.run_tag,
+        params=flatten(job.config),
+        dataset={"name": manifest.name, "digest": manifest.digest, "source": manifest.uri},
+    )
+    display = Display(folder, job.config, manifest, resources)
+    tracker.start()
+    display.start()
+    status = "FAILED"
+    try:
+        result = _fit(job, resources)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        display.finish()
+        tracker.finish(status, lambda client, run: _log_card(client, run, folder))
+    return result, tracker.error
 
 
 def new_name(recipe: str) -> str:
@@ -159,7 +162,7 @@ def _check_against(config: TrainConfig, manifest: Manifest) -> None:
     raise_together(problems)
 
 
-def _check_batch(config: TrainConfig, manifest: Manifest, resources: Resources) -> None:
+def _check_batch(config: TrainConfig, resources: Resources) -> None:
     ranks = max(resources.workers, 1)
     if config.batch_size % ranks:
         raise UsageError(
@@ -173,19 +176,26 @@ def _check_batch(config: TrainConfig, manifest: Manifest, resources: Resources) 
         )
 
 
-def _open_folder(folder: Path, config: TrainConfig, resume: bool) -> str:
-    """Makes the run's folder, or finds the one to go on with; returns the tag that finds the run in MLflow."""
-    note = folder / RUN_FILE
-    if resume:
-        return str(json.loads(note.read_text())["tag"])
-    if note.exists():
+def _check_run(folder: Path, config: TrainConfig, resume: bool) -> None:
+    if not resume and (folder / RUN_FILE).exists():
         raise UsageError(
             f"The run {config.name!r} exists in {config.storage}. Go on with it by --resume, or give another --name."
         )
+    cards = [json.loads(path.read_text()) for path in folder.glob("checkpoint_[0-9]*/card.json")]
+    done = max((card["epoch"] for card in cards), default=0)
+    if resume and done >= config.epochs:
+        raise UsageError(
+            f"The run {config.name!r} is finished: {done} of {config.epochs} epochs. Nothing to go on with."
+        )
+
+
+def _open_folder(folder: Path, config: TrainConfig) -> str:
+    """Notes the run and its configuration in its folder; returns the tag that finds it in MLflow."""
+    note = folder / RUN_FILE
     folder.mkdir(parents=True, exist_ok=True)
-    tag = uuid.uuid4().hex
+    tag = json.loads(note.read_text())["tag"] if note.exists() else uuid.uuid4().hex
     _write_json(note, {"tag": tag, "finished": False, "config": to_dict(config)})
-    return tag
+    return str(tag)
 
 
 def _mark_finished(folder: Path) -> None:
@@ -221,98 +231,3 @@ def _log_card(client: Any, run_id: str, folder: Path) -> None:
     if checkpoint is not None:
         client.log_artifact(run_id, str(checkpoint / "card.json"), "checkpoint")
         client.set_tag(run_id, "gfnet.checkpoint", str(checkpoint))
-
-
-# The command line.
-
-
-def parse(argv: list[str]) -> tuple[TrainConfig, dict[str, bool]]:
-    """Splits `RECIPE --flags` into the configuration and what only concerns the command."""
-    recipe, *rest = argv
-    make = recipes.find(recipe)
-    default = make()
-    if "--resume" in rest:
-        default = _saved_config(recipe, rest) or default
-
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Arguments:
-        config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-        resume: bool = False
-        """Go on with the run --name, or with the newest unfinished one of this recipe."""
-        verbose: bool = False
-        """Show what Ray and the workers print, too."""
-        print_config: bool = False
-        """Print the resolved configuration as JSON and stop."""
-
-    description = f"{make.__doc__}\n\nExample: gfnet train {recipe} --data SHARDS --workers 2 --epochs 10"
-    parsed = tyro.cli(
-        Arguments,
-        default=Arguments(config=default),
-        args=rest,
-        prog=f"gfnet train {recipe}",
-        description=description,
-    )
-    return parsed.config, {"resume": parsed.resume, "verbose": parsed.verbose, "print_config": parsed.print_config}
-
-
-def _flag(rest: list[str], name: str) -> str | None:
-    for i, word in enumerate(rest):
-        if word == name and i + 1 < len(rest):
-            return rest[i + 1]
-        if word.startswith(f"{name}="):
-            return word.split("=", 1)[1]
-    return None
-
-
-def _saved_config(recipe: str, rest: list[str]) -> TrainConfig | None:
-    """The configuration of the run to resume: by its name, or the newest unfinished one of the recipe.
-
-    Raises:
-        UsageError: there is no such run, or it is finished.
-    """
-    storage = Path(_flag(rest, "--storage") or "runs")
-    name = _flag(rest, "--name")
-    notes = {path.parent.name: json.loads(path.read_text()) for path in storage.glob(f"*/{RUN_FILE}")}
-    if name is None:
-        open_runs = [n for n, note in notes.items() if note["config"]["recipe"] == recipe and not note["finished"]]
-        if not open_runs:
-            raise UsageError(
-                f"No unfinished run of {recipe} in {storage}. Runs there: {', '.join(sorted(notes)) or 'none'}."
-            )
-        name = max(open_runs, key=lambda n: (storage / n / RUN_FILE).stat().st_mtime)
-    if name not in notes:
-        raise UsageError(f"No run {name!r} in {storage}. Runs there: {', '.join(sorted(notes)) or 'none'}.")
-    return from_dict(notes[name]["config"])
-
-
-def main(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_help())
-        return 0
-    config, only = parse(argv)
-    if only["print_config"]:
-        print(json.dumps(to_dict(config), indent=2))
-        return 0
-    try:
-        outcome = train(config, resume=only["resume"], verbose=only["verbose"], started=STARTED)
-    except TrainingFailedError as error:
-        print(f"gfnet train: failed:\n{error}", file=sys.stderr)
-        return 1
-    print_summary(outcome, data=config.data.path)
-    return 0
-
-
-def _help() -> str:
-    width = max(map(len, recipes.RECIPES))
-    lines = [f"  {name:{width}}  {recipes.summary(recipe)}" for name, recipe in recipes.RECIPES.items()]
-    return "\n".join(
-        [
-            "usage: gfnet train RECIPE --data SHARDS [--workers N] [--any.field VALUE] [--resume] [--print-config]",
-            "",
-            "Trains a recipe with Ray Train on Parquet shards streamed by Ray Data.",
-            "'gfnet train RECIPE --help' explains every field and shows the recipe's values.",
-            "",
-            "recipes:",
-            *lines,
-        ]
-    )
