@@ -213,6 +213,13 @@ def check(config: TrainConfig) -> None:
         ("checkpoint_every", config.checkpoint_every, config.checkpoint_every >= 1, "at least 1"),
         ("keep_checkpoints", config.keep_checkpoints, config.keep_checkpoints >= 1, "at least 1"),
         ("max_failures", config.max_failures, config.max_failures >= 0, "0 or more"),
+        (
+            "model (patch_size, embed_dim, depth)",
+            (config.model.patch_size, config.model.embed_dim, config.model.depth),
+            not config.model.name.startswith("gfnet_h")
+            or set(config.model.arguments()) == {"img_size", "drop_path_rate"},
+            f"None for {config.model.name}, whose stages differ",
+        ),
         ("model.img_size", config.model.img_size, config.model.img_size >= 1, "at least 1"),
         ("model.drop_path_rate", config.model.drop_path_rate, 0 <= config.model.drop_path_rate < 1, "0 up to below 1"),
         ("data.crop_scale", data.crop_scale, 0 < data.crop_scale[0] <= data.crop_scale[1] <= 1, "0 < low <= high <= 1"),

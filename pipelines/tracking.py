@@ -153,6 +153,8 @@ class Tracker:
             # Importing MLflow takes seconds of a CPU that the workers need to start: it waits for their first step.
             while not self._ended.is_set() and not reader.peek():
                 self._ended.wait(_POLL_SECONDS)
+            if not reader.peek():
+                return  # training did not begin
             client = mlflow_client(self.uri)
             self.run_id = self._open_run(client)
             last_round = False

@@ -15,7 +15,7 @@ from pipelines.journal import JournalWriter, Kind
 from pipelines.train import checkpoint as checkpoints
 from pipelines.train.input import Input
 from pipelines.train.job import Job
-from pipelines.train.meter import Meter, NonFiniteLossError, all_reduce
+from pipelines.train.meter import Meter, all_reduce
 from pipelines.train.optim import learning_rate, make_optimizer, set_learning_rate
 from pipelines.train.session import Session
 from pipelines.train.step import Mixer, autocast_context, autocast_dtype, normalize, train_step
@@ -45,7 +45,8 @@ class Training:
         self.mixer = Mixer(config.mix, len(job.manifest.class_names))
         self.journal = JournalWriter(job.run_uri) if session.rank == 0 else None
         self.metrics: dict[str, float] = {}
-        self.saved: str | None = resume_from.name if resume_from else None
+        self.meter = Meter(session)
+        self.meter.saved = resume_from.name if resume_from else None
         job.clock.mark("model_ready")
 
     # The story of a run: segments of epochs, epochs of steps; evaluation and checkpoints once in a while.
@@ -56,16 +57,20 @@ class Training:
         Raises:
             NonFiniteLossError: on all ranks, after a step whose loss is not finite on any.
         """
-        meter = Meter(self.session)
         while not self.finished:
             plans = self.input.plans(self.progress)
             batches = self.input.train(plans)
             for plan in plans:
-                self._epoch(plan, batches, meter)
+                self._epoch(plan, batches)
                 if self.finished:
                     break
             batches.close()
-        return {"metrics": self.metrics, "steps": self.progress.step, "epochs": self.progress.epoch, **meter.totals()}
+        return {
+            "metrics": self.metrics,
+            "steps": self.progress.step,
+            "epochs": self.progress.epoch,
+            **self.meter.totals(),
+        }
 
     @property
     def finished(self) -> bool:
@@ -75,17 +80,17 @@ class Training:
     def _out_of_steps(self) -> bool:
         return self.config.max_steps is not None and self.progress.step >= self.config.max_steps
 
-    def _epoch(self, plan: EpochPlan, batches: Iterator[Batch], meter: Meter) -> None:
+    def _epoch(self, plan: EpochPlan, batches: Iterator[Batch]) -> None:
         """Trains on (the rest of) an epoch, or on as much of it as `max_steps` allows."""
         config, progress = self.config, self.progress
         done_before = int(progress.consumed.sum()) // config.batch_size
-        meter.start_epoch()
+        self.meter.start_epoch()
         steps = 0
         while steps < plan.steps and not self._out_of_steps:
             share = (done_before + steps) / self.input.steps_per_epoch
-            self._step(plan.rows[self.session.rank, steps], next(batches), plan.epoch, share, meter)
+            self._step(plan.rows[self.session.rank, steps], next(batches), plan.epoch, share)
             steps += 1
-        self._write("epoch", self._check(meter.epoch()))
+        self._write("epoch", self.meter.epoch())
         progress.consumed[plan.consumed_after(steps)] = True
         if steps == plan.steps:
             progress.epoch, progress.consumed = plan.epoch + 1, np.zeros_like(progress.consumed)
@@ -94,10 +99,10 @@ class Training:
         if progress.epoch % config.checkpoint_every == 0 or self.finished:
             self._save()
 
-    def _step(self, rows: np.ndarray, batch: Batch, epoch: int, share: float, meter: Meter) -> None:
-        if meter.steps == 0:
+    def _step(self, rows: np.ndarray, batch: Batch, epoch: int, share: float) -> None:
+        if self.meter.steps == 0:
             self.job.clock.mark("first_batch")
-        meter.got_batch(batch)
+        self.meter.got_batch(batch)
         config, progress = self.config, self.progress
         if not np.array_equal(batch.rows, rows):
             raise RuntimeError(f"the stream does not give the rows that epoch {epoch} plans for step {progress.step}")
@@ -115,18 +120,12 @@ class Training:
             self.model, self.optimizer, images, targets, clip_grad=config.optim.clip_grad, autocast=self.autocast
         )
         progress.step += 1
-        meter.stepped(result, progress.step, rate)
-        if meter.steps == 1:
+        self.meter.stepped(result, progress.step, rate)
+        if self.meter.steps == 1:
             self.job.clock.mark("first_step")
             self._write("start", {f"start/{stage}_seconds": s for stage, s in self.job.clock.seconds.items()})
         if progress.step % config.log_every == 0:
-            self._write("train", self._check(meter.window()))
-
-    def _check(self, values: dict[str, float]) -> dict[str, float]:
-        """Stops all ranks alike if a loss since the last check was not finite."""
-        if values.get("first_bad_step") is not None:
-            raise NonFiniteLossError(int(values["first_bad_step"]), values["train/lr"], self.saved)
-        return {name: value for name, value in values.items() if name != "first_bad_step"}
+            self._write("train", self.meter.window())
 
     def _to_device(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.session.device
@@ -192,7 +191,7 @@ class Training:
             name,
             lambda folder: checkpoints.save(folder, self.bare, card, self.optimizer, progress),
         )
-        self.saved = name
+        self.meter.saved = name
 
     def _write(self, kind: Kind, values: dict[str, float]) -> None:
         if self.journal:

@@ -40,12 +40,14 @@ class _Span:
     def __init__(self, device: torch.device):
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, gradient norm, steps
         self.first_bad = torch.full((), _NEVER, dtype=torch.float64, device=device)
+        self.rates: dict[int, float] = {}
         self.began = time.perf_counter()
         self.waited = 0.0
         self.images = 0
         self.bad_images = 0
 
-    def add(self, result: StepResult, step: int) -> None:
+    def add(self, result: StepResult, step: int, rate: float) -> None:
+        self.rates[step] = rate
         one = torch.ones_like(result.loss)
         self.sums += torch.stack([result.loss, result.grad_norm, one])
         bad = torch.where(torch.isfinite(result.loss), _NEVER, float(step))
@@ -53,16 +55,24 @@ class _Span:
 
 
 class Meter:
-    """Loss, speed and waiting time over the last steps and over the epoch."""
+    """Loss, speed and waiting time over the last steps and over the epoch.
+
+    Args:
+        session: whose ranks are counted together.
+
+    Attributes:
+        steps: done since the start of this process.
+        saved: name of the newest checkpoint, for the message when a loss is not finite.
+    """
 
     def __init__(self, session: Session):
         self._session = session
-        self._rate = 0.0
         self._epoch = self._window = _Span(session.device)
         self._ready = time.perf_counter()
         self._seconds = 0.0
         self._images = 0
         self.steps = 0
+        self.saved: str | None = None
 
     def start_epoch(self) -> None:
         self._epoch = _Span(self._session.device)
@@ -82,19 +92,22 @@ class Meter:
 
     def stepped(self, result: StepResult, step: int, rate: float) -> None:
         self.steps += 1
-        self._rate = rate
         for span in (self._epoch, self._window):
-            span.add(result, step)
+            span.add(result, step, rate)
         self._ready = time.perf_counter()
 
     def window(self) -> dict[str, float]:
-        """What the steps since the last call came to, over all ranks; all ranks call it at the same step."""
+        """What the steps since the last call came to, over all ranks; all ranks call it at the same step.
+
+        Raises:
+            NonFiniteLossError: on all ranks, if a loss was not finite on any.
+        """
         values = self._summary(self._window, "train")
         self.start_window()
         return values
 
     def epoch(self) -> dict[str, float]:
-        """The same for the epoch so far."""
+        """The same for the epoch so far, or since training went on with it."""
         values = self._summary(self._epoch, "epoch")
         self._seconds += values["epoch/seconds"]
         self._images += int(values["epoch/images"])
@@ -108,9 +121,11 @@ class Meter:
         counts = torch.tensor([span.images, span.bad_images, span.waited], dtype=torch.float64, device=span.sums.device)
         sums = all_reduce(torch.cat([span.sums, counts]), self._session)
         first_bad = all_reduce(span.first_bad.clone(), self._session, torch.distributed.ReduceOp.MIN).item()
+        if first_bad < _NEVER:
+            raise NonFiniteLossError(int(first_bad), span.rates[int(first_bad)], self.saved)
         loss, grad_norm, steps, images, bad_images, waited = sums.tolist()
         seconds = time.perf_counter() - span.began  # after the reduction: the device has caught up
-        values = {
+        return {
             f"{prefix}/loss": loss / max(steps, 1),
             f"{prefix}/grad_norm": grad_norm / max(steps, 1),
             f"{prefix}/images_per_second": images / seconds,
@@ -118,6 +133,5 @@ class Meter:
             f"{prefix}/images": images,
             f"{prefix}/bad_images": bad_images,
             f"{prefix}/seconds": seconds,
-            "train/lr": self._rate,
+            "train/lr": next(reversed(span.rates.values()), 0.0),
         }
-        return {**values, "first_bad_step": first_bad} if first_bad < _NEVER else values

@@ -119,6 +119,10 @@ def _train(job: Job, resources: Resources, uri: str) -> tuple[dict[str, Any], st
     except KeyboardInterrupt:
         status = "KILLED"
         raise
+    except UsageError:
+        if not any(folder.glob("checkpoint_*")):
+            (folder / RUN_FILE).unlink()  # nothing began: the name is free again
+        raise
     finally:
         display.finish()
         tracker.finish(status, lambda client, run: _log_card(client, run, folder))

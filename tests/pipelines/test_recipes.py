@@ -44,9 +44,8 @@ def test_published_hyperparameters() -> None:
 
 
 def test_any_field_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
-    status = cli.main(
-        ["train", "gfnet_xs_in1k", "--print-config", "--data", "s3://bucket/shards", "--optim.lr", "1e-3", "--data.crop-scale", "0.2", "0.9", "--data.rand-augment", "None", "--workers", "4"]
-    )
+    line = "train gfnet_xs_in1k --print-config --data s3://bucket/shards --optim.lr 1e-3 --data.crop-scale 0.2 0.9"
+    status = cli.main([*line.split(), "--data.rand-augment", "None", "--workers", "4"])
     config = json.loads(capsys.readouterr().out)
     assert status == 0
     assert config["optim"]["lr"] == 1e-3
