@@ -131,18 +131,15 @@ def _name(path: str, probabilities: np.ndarray, class_names: tuple[str, ...], to
 
 def print_table(predictions: list[Prediction]) -> None:
     """One row for each readable image."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from pipelines.screen import show, table
 
-    table = Table("image", box=box.SIMPLE)
-    for place in range(max((len(p.guesses) for p in predictions), default=0)):
-        table.add_column("likeliest" if place == 0 else f"{place + 1}.", no_wrap=True)
+    places = max(len(prediction.guesses) for prediction in predictions)
+    rows = table("image", *("likeliest" if place == 0 else f"{place + 1}." for place in range(places)))
     for prediction in predictions:
         guesses = [f"{guess.name} {guess.probability:.1%}" for guess in prediction.guesses]
         if guesses:
-            table.add_row(prediction.path, *guesses)
-    Console(soft_wrap=True).print(table)
+            rows.add_row(prediction.path, *guesses)
+    show(rows)
 
 
 def main(argv: list[str]) -> int:

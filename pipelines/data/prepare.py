@@ -248,15 +248,13 @@ def _swap(staging: Path, target: Path) -> None:
 
 def print_summary(manifest: Manifest, seconds: float | None = None) -> None:
     """The table that ends a preparation, with the command to type next."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from pipelines.screen import show, table
 
-    table = Table("split", "images", "left out", "shards", "MB", title=f"Data set {manifest.name}", box=box.SIMPLE)
+    splits = table("split", "images", "left out", "shards", "MB", title=f"Data set {manifest.name}")
     for name, split in manifest.splits.items():
         size = sum(shard.bytes for shard in split.shards) / 1e6
-        table.add_row(name, f"{split.rows:,}", f"{len(split.bad_images):,}", str(len(split.shards)), f"{size:,.1f}")
-    Console(soft_wrap=True).print(table)
+        splits.add_row(name, f"{split.rows:,}", f"{len(split.bad_images):,}", str(len(split.shards)), f"{size:,.1f}")
+    show(splits)
     rows = sum(split.rows for split in manifest.splits.values())
     speed = f", {rows / seconds:,.0f} images/s" if seconds else ""
     print(f"{len(manifest.class_names)} classes{speed}, digest {manifest.digest}")

@@ -103,7 +103,7 @@ def stream_ray(
                 yield batch.columns()
 
     dataset = data.range(len(tasks), override_num_blocks=len(tasks)).map_batches(
-        run, batch_size=None, compute=data.TaskPoolStrategy(size=concurrency), num_cpus=cpus_per_task
+        run, batch_size=None, compute=data.TaskPoolStrategy(size=min(concurrency, len(tasks))), num_cpus=cpus_per_task
     )
     for batch in dataset.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=2):
         yield Batch(batch["image"], batch["label"], batch["row"], batch["bad"])

@@ -1,6 +1,7 @@
 """`gfnet evaluate CHECKPOINT --data DATASET`: the accuracy of a checkpoint, every image of a split counted once."""
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -42,7 +43,7 @@ class EvaluateConfig:
     batch_size: int = 256
     """Images that a worker looks at together."""
     workers: int | None = None
-    """Workers that run the model; None: one a GPU of the cluster, else one."""
+    """Tasks that run the model at a time; None: one a GPU of the cluster, else one for every two CPUs."""
     use_gpu: bool | None = None
     """Run the model on GPUs; None: if the cluster has any."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -77,7 +78,7 @@ class EvaluationResult:
 
 
 class Scorer:
-    """Runs the model on decoded batches; an actor of a Ray Data pool holds one."""
+    """Runs the model on decoded batches; each process of the cluster that scores holds one."""
 
     def __init__(self, checkpoint: str, precision: str, use_gpu: bool):
         import torch
@@ -104,6 +105,14 @@ class Scorer:
             top = logits.float().topk(min(TOP, logits.shape[1]), dim=1).indices
         counted = {"top": top.cpu().numpy(), "loss": losses.double().cpu().numpy()}
         return {"row": batch["row"], "label": batch["label"], "bad": batch["bad"], **counted}
+
+
+scorer = functools.lru_cache(maxsize=1)(Scorer)
+
+
+def score(batch: dict[str, np.ndarray], checkpoint: str, precision: str, use_gpu: bool) -> dict[str, np.ndarray]:
+    """Scores a batch with the process's model, which its first call loads."""
+    return scorer(checkpoint, precision, use_gpu)(batch)
 
 
 def evaluate(config: EvaluateConfig) -> EvaluationResult:
@@ -169,7 +178,7 @@ def _count(config: EvaluateConfig, card: "Card", manifest: Manifest, split: str)
 
     cluster = ray.cluster_resources()
     use_gpu = cluster.get("GPU", 0) > 0 if config.use_gpu is None else config.use_gpu
-    workers = config.workers or (int(cluster.get("GPU", 0)) if use_gpu else 1) or 1
+    workers = config.workers or int(cluster.get("GPU", 0) if use_gpu else cluster.get("CPU", 0) // 2) or 1
     if cluster.get("CPU", 0) < workers + 1:
         raise UsageError(
             f"{workers} workers and a decoding task need {workers + 1} CPUs; the cluster has "
@@ -193,13 +202,13 @@ def _count(config: EvaluateConfig, card: "Card", manifest: Manifest, split: str)
         data.range(len(tasks), override_num_blocks=len(tasks))
         .map_batches(decode, batch_size=None, num_cpus=1)
         .map_batches(
-            Scorer,
-            fn_constructor_args=(str(Path(config.checkpoint).absolute()), config.precision, use_gpu),
+            score,
+            fn_args=(str(Path(config.checkpoint).absolute()), config.precision, use_gpu),
             batch_size=config.batch_size,
-            compute=data.ActorPoolStrategy(size=workers),
+            compute=data.TaskPoolStrategy(size=min(workers, len(tasks))),
             num_cpus=1,
             num_gpus=1 if use_gpu else 0,
-            max_restarts=0,  # an evaluation is repeated within minutes; and so decoding stays in tasks of its own
+            max_calls=0,  # the process that has loaded the model goes on to the next task, with a GPU too
         )
     )
     counts, began = Counts.empty(len(manifest.class_names), rows), time.time()
@@ -251,28 +260,26 @@ def _write_classes(result: EvaluationResult, path: Path) -> None:
 
 def print_result(config: EvaluateConfig, result: EvaluationResult) -> None:
     """The table of an evaluation, with the classes it does worst on."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from pipelines.screen import show, table, warn
 
-    console = Console(soft_wrap=True)
-    table = Table(title=f"{config.checkpoint} on {result.split}", box=box.SIMPLE, show_header=False)
-    table.add_row("acc@1", f"{result.acc1:.2f} %")
-    table.add_row("acc@5", f"{result.acc5:.2f} %")
-    table.add_row("loss", f"{result.loss:.4f}")
-    table.add_row("images", f"{result.images:,}, {result.images_per_second:,.0f} a second")
+    figures = table(title=f"{config.checkpoint} on {result.split}")
+    figures.add_row("acc@1", f"{result.acc1:.2f} %")
+    figures.add_row("acc@5", f"{result.acc5:.2f} %")
+    figures.add_row("loss", f"{result.loss:.4f}")
+    figures.add_row("images", f"{result.images:,}, {result.images_per_second:,.0f} a second")
     if result.bad_rows:
-        table.add_row("not decodable", f"{len(result.bad_rows)}, rows {', '.join(map(str, result.bad_rows[:10]))}")
-    console.print(table)
-    worst = Table("class", "acc@1", "images", title="Lowest classes", box=box.SIMPLE)
+        figures.add_row("not decodable", f"{len(result.bad_rows)}, rows {', '.join(map(str, result.bad_rows[:10]))}")
+    show(figures)
+    worst = table("class", "acc@1", "images", title="Lowest classes")
     totals = result.confusion.sum(axis=1)
     order = [i for i in np.argsort(result.class_accuracy, kind="stable") if totals[i]]
     for i in order[:_WORST]:
         worst.add_row(result.class_names[i], f"{result.class_accuracy[i]:.1f} %", f"{totals[i]:,}")
-    console.print(worst)
+    show(worst)
     if result.tracking_error:
-        console.print(f"MLflow does not have this result: {result.tracking_error}", style="yellow", markup=False)
-    print(f"In MLflow: evaluate/{result.split}/ with the confusion matrix and all classes.")
+        warn(f"MLflow does not have this result: {result.tracking_error}")
+    else:
+        print(f"In MLflow: evaluate/{result.split}/ with the confusion matrix and all classes.")
     print(f"Next: gfnet predict {config.checkpoint} IMAGES...")
 
 

@@ -87,22 +87,19 @@ class Display:
 
 def print_summary(outcome: "Outcome", *, data: str) -> None:
     """The table that ends a run, with the commands to type next."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from pipelines.screen import show, table, warn
 
-    table = Table(title=f"Run {outcome.folder.name}", box=box.SIMPLE, show_header=False)
+    figures = table(title=f"Run {outcome.folder.name}")
     for name, value in outcome.metrics.items():
         if not name.endswith("bad_images") or value:
             unit = " %" if "/acc" in name else ""
-            table.add_row(name, f"{value:,.0f}" if name.endswith("images") else f"{value:.2f}{unit}")
-    table.add_row("training speed", f"{outcome.images_per_second:,.0f} images/s over all workers")
-    table.add_row("time", f"{outcome.seconds:.0f} s, {outcome.steps:,} steps")
-    table.add_row("checkpoint", _short(outcome.checkpoint))
-    console = Console(soft_wrap=True)
-    console.print(table)
+            figures.add_row(name, f"{value:,.0f}" if name.endswith("images") else f"{value:.2f}{unit}")
+    figures.add_row("training speed", f"{outcome.images_per_second:,.0f} images/s over all workers")
+    figures.add_row("time", f"{outcome.seconds:.0f} s, {outcome.steps:,} steps")
+    figures.add_row("checkpoint", _short(outcome.checkpoint))
+    show(figures)
     if outcome.tracking_error:
-        console.print(f"MLflow does not have all of this run: {outcome.tracking_error}", style="yellow", markup=False)
+        warn(f"MLflow does not have all of this run: {outcome.tracking_error}")
     server = outcome.tracking_uri.startswith("http")
     look = outcome.tracking_uri if server else f"mlflow ui --backend-store-uri {outcome.tracking_uri}"
     print("Next:")
