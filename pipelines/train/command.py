@@ -87,6 +87,11 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         outcome = train(config, resume=only["resume"], verbose=only["verbose"], started=STARTED)
+    except KeyboardInterrupt:
+        print(
+            f"\nStopped. Go on with: gfnet train {config.recipe} --storage {config.storage} --resume", file=sys.stderr
+        )
+        return 130
     except TrainingFailedError as error:
         print(f"gfnet train: failed:\n{error}", file=sys.stderr)
         return 1

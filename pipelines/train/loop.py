@@ -90,7 +90,8 @@ class Training:
             share = (done_before + steps) / self.input.steps_per_epoch
             self._step(plan.rows[self.session.rank, steps], next(batches), plan.epoch, share)
             steps += 1
-        self._write("epoch", self.meter.epoch())
+        if steps:
+            self._write("epoch", self.meter.epoch())
         progress.consumed[plan.consumed_after(steps)] = True
         if steps == plan.steps:
             progress.epoch, progress.consumed = plan.epoch + 1, np.zeros_like(progress.consumed)

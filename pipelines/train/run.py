@@ -185,12 +185,19 @@ def _check_run(folder: Path, config: TrainConfig, resume: bool) -> None:
         raise UsageError(
             f"The run {config.name!r} exists in {config.storage}. Go on with it by --resume, or give another --name."
         )
-    cards = [json.loads(path.read_text()) for path in folder.glob("checkpoint_[0-9]*/card.json")]
-    done = max((card["epoch"] for card in cards), default=0)
+    done = _epochs_done(folder)
     if resume and done >= config.epochs:
         raise UsageError(
             f"The run {config.name!r} is finished: {done} of {config.epochs} epochs. Nothing to go on with."
         )
+
+
+def _epochs_done(folder: Path) -> int:
+    done = 0
+    for path in folder.glob("checkpoint_[0-9]*/card.json"):
+        with contextlib.suppress(ValueError):  # a killed run may have left half a file
+            done = max(done, json.loads(path.read_text())["epoch"])
+    return done
 
 
 def _open_folder(folder: Path, config: TrainConfig) -> str:

@@ -21,7 +21,7 @@ class Session(Protocol):
         """Moves the model to the device and makes its gradients agree over the ranks."""
 
     def checkpoint(self) -> Path | None:
-        """A local folder with the newest checkpoint of the run, or None at the first start."""
+        """The folder of the newest checkpoint of the run, or None at the first start."""
 
     def report(self, metrics: dict[str, float], name: str, write: Callable[[Path], None]) -> None:
         """Keeps a checkpoint called `name`, which `write` writes on rank 0. All ranks call it."""
@@ -48,10 +48,7 @@ class RaySession:
         import ray.train
 
         newest = ray.train.get_checkpoint()
-        if newest is None:
-            return None
-        folder = Path(tempfile.mkdtemp(prefix="gfnet-resume-"))
-        return Path(newest.to_directory(str(folder)))
+        return Path(newest.path) if newest else None
 
     def report(self, metrics: dict[str, float], name: str, write: Callable[[Path], None]) -> None:
         import ray.train
