@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with the weights (safetensors), a card (JSON) and, to go on training, the optimizer's state.
+"""Checkpoints: a folder with the weights (safetensors), a card (JSON) and what it takes to go on training.
 
 `model.safetensors` and `card.json` are all that evaluation and prediction read; nothing in them can run code.
 """
@@ -9,15 +9,15 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipelines.errors import UsageError
+from pipelines.train.progress import Progress
 
-WEIGHTS, CARD, STATE = "model.safetensors", "card.json", "state.pt"
+WEIGHTS, CARD, OPTIMIZER = "model.safetensors", "card.json", "optimizer.pt"
 CARD_FORMAT = 1
 
 
@@ -46,19 +46,6 @@ class Card:
     mlflow_run: str
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Progress:
-    """Where training stands: `steps` optimizer steps done, now in `epoch`, of which `consumed` rows are done.
-
-    Attributes:
-        consumed: bool of shape (rows,): the rows that this epoch has trained on.
-    """
-
-    epoch: int
-    step: int
-    consumed: np.ndarray
-
-
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that decide about the result."""
     import gfnet
@@ -72,14 +59,8 @@ def versions() -> dict[str, str]:
 def save(folder: Path, model: nn.Module, card: Card, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Writes a checkpoint into the existing folder `folder`."""
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
-    state = {
-        "optimizer": optimizer.state_dict(),
-        "epoch": progress.epoch,
-        "step": progress.step,
-        "consumed": torch.from_numpy(np.packbits(progress.consumed)),
-        "rows": len(progress.consumed),
-    }
-    torch.save(state, folder / STATE)
+    torch.save(optimizer.state_dict(), folder / OPTIMIZER)
+    progress.save(folder)
     card_fields = {"format": CARD_FORMAT, **dataclasses.asdict(card)}
     (folder / CARD).write_text(json.dumps(card_fields, indent=1))
 
@@ -138,12 +119,9 @@ def build_model(model_config: dict[str, Any], num_classes: int) -> nn.Module:
     return gfnet.create_model(config.name, num_classes=num_classes, **config.arguments())
 
 
-def load_state(folder: Path, optimizer: torch.optim.Optimizer) -> Progress:
-    """Puts the optimizer back to where the checkpoint left it; returns the progress."""
-    state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
-    optimizer.load_state_dict(state["optimizer"])
-    consumed = np.unpackbits(state["consumed"].numpy(), count=state["rows"]).astype(bool)
-    return Progress(epoch=state["epoch"], step=state["step"], consumed=consumed)
+def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Puts the optimizer back to where the checkpoint left it."""
+    optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True, map_location="cpu"))
 
 
 def initialize(model: nn.Module, folder: Path) -> None:

@@ -6,15 +6,15 @@ from collections.abc import Generator
 from pipelines.data.plan import DecodeTask, EpochPlan, evaluation_rows, evaluation_tasks, plan_epoch, tasks_of_rank
 from pipelines.data.stream import Batch, Decoder, stream_inline, stream_ray
 from pipelines.data.transforms import EvalTransform, TrainTransform
-from pipelines.train.checkpoint import Progress
 from pipelines.train.job import Job
+from pipelines.train.progress import Progress
 from pipelines.train.session import Session
 
 _TASKS_PER_STREAM = 4096
 
 
 class Input:
-    """Plans and streams for one rank."""
+    """Plans and streams for one rank, from where the newest checkpoint stands."""
 
     def __init__(self, job: Job, session: Session):
         self._job = job
@@ -23,6 +23,8 @@ class Input:
         self.batch = job.config.batch_size // session.world
         self.train_split = job.manifest.split(job.config.data.train_split)
         self.eval_split = job.config.data.eval_split or job.manifest.evaluation_split()
+        checkpoint = session.checkpoint()
+        self.progress = Progress.load(checkpoint) if checkpoint else Progress.start(self.train_split.rows)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -31,7 +33,12 @@ class Input:
     def evaluates_after(self, epoch: int) -> bool:
         return (epoch + 1) % self._config.eval_every == 0 or epoch + 1 == self._config.epochs
 
-    def plans(self, progress: Progress) -> list[EpochPlan]:
+    def segment(self, progress: Progress) -> tuple[list[EpochPlan], Generator[Batch]]:
+        """The plans of the next epochs, and the one stream of their batches, augmented."""
+        plans = self._plans(progress)
+        return plans, self._train(plans)
+
+    def _plans(self, progress: Progress) -> list[EpochPlan]:
         """The plans of the epochs up to the next evaluation, which are one stream.
 
         Within a stream the next epoch's images are decoded while this one's are trained on. It ends before an
@@ -55,8 +62,7 @@ class Input:
                 break
         return plans
 
-    def train(self, plans: list[EpochPlan]) -> Generator[Batch]:
-        """The batches of `plans`, augmented."""
+    def _train(self, plans: list[EpochPlan]) -> Generator[Batch]:
         data = self._config.data
         transform = TrainTransform(
             size=self._config.model.img_size,

@@ -28,11 +28,10 @@ class Training:
         config = job.config
         self.job, self.config, self.session = job, config, session
         self.input = Input(job, session)
+        self.progress = self.input.progress
         torch.manual_seed(config.seed)
         self.bare = checkpoints.build_model(to_dict(config)["model"], len(job.manifest.class_names))
         resume_from = session.checkpoint()
-        nothing = np.zeros(self.input.train_split.rows, dtype=bool)
-        self.progress = checkpoints.Progress(epoch=0, step=0, consumed=nothing)
         if resume_from:
             self.bare.load_state_dict(checkpoints.read_weights(resume_from))
         elif config.init_from:
@@ -40,7 +39,7 @@ class Training:
         self.model = session.wrap(self.bare)
         self.optimizer = make_optimizer(self.bare, config.optim)
         if resume_from:
-            self.progress = checkpoints.load_state(resume_from, self.optimizer)
+            checkpoints.load_optimizer(resume_from, self.optimizer)
         self.autocast = autocast_dtype(config.precision, session.device)
         self.mixer = Mixer(config.mix, len(job.manifest.class_names))
         self.journal = JournalWriter(job.run_uri) if session.rank == 0 else None
@@ -58,8 +57,7 @@ class Training:
             NonFiniteLossError: on all ranks, after a step whose loss is not finite on any.
         """
         while not self.finished:
-            plans = self.input.plans(self.progress)
-            batches = self.input.train(plans)
+            plans, batches = self.input.segment(self.progress)
             for plan in plans:
                 self._epoch(plan, batches)
                 if self.finished:

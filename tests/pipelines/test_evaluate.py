@@ -24,6 +24,7 @@ from pipelines.predict import PredictConfig, predict
 from pipelines.tracking import find_run, mlflow_client
 from pipelines.train import checkpoint as checkpoints
 from pipelines.train.optim import make_optimizer
+from pipelines.train.progress import Progress
 from pipelines.train.step import normalize
 from tests.made_images import CLASSES, made_image
 
@@ -71,7 +72,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         versions=checkpoints.versions(),
         mlflow_run="evaluated",
     )
-    progress = checkpoints.Progress(epoch=1, step=3, consumed=np.zeros(9, dtype=bool))
+    progress = Progress.start(rows=9)
     checkpoints.save(folder, model, card, make_optimizer(model, OptimConfig()), progress)
     return folder
 
