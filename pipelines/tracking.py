@@ -62,7 +62,9 @@ def experiment_id(client: "MlflowClient", name: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     try:
-        return str(client.create_experiment(name, artifact_location=_artifacts(client.tracking_uri)))
+        # The kind makes MLflow's pages open on training runs rather than on language models.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(name, artifact_location=_artifacts(client.tracking_uri), tags=tags))
     except mlflow.exceptions.MlflowException:
         found = client.get_experiment_by_name(name)  # another process was quicker
         if found is None:

@@ -9,10 +9,10 @@ def gfnet_debug_digits() -> TrainConfig:
         recipe="gfnet_debug_digits",
         model=ModelConfig(name="gfnet_ti", img_size=32, patch_size=4, embed_dim=64, depth=4),
         # Digits are not mirror images of each other, and a crop that cuts a stroke makes another digit.
-        data=DataConfig(crop_scale=(0.7, 1.0), crop_ratio=(0.85, 1.18), hflip=0.0, rand_augment=None, eval_crop=1.0),
+        data=DataConfig(crop_scale=(0.85, 1.0), crop_ratio=(0.9, 1.11), hflip=0.0, rand_augment=None, eval_crop=1.0),
         mix=MixConfig(mixup=0.0, cutmix=0.0),
         optim=OptimConfig(lr=8e-3, warmup_epochs=2, schedule="step"),
-        epochs=30,
+        epochs=40,
         batch_size=128,
         eval_every=5,
         checkpoint_every=10,
