@@ -19,6 +19,7 @@ RUN_TAG = "gfnet.run"
 """Tag that finds the MLflow run of a training run."""
 _BATCH = 500  # MLflow takes 1000 metrics a call
 _POLL_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 10.0
 
 
 def tracking_uri(flag: str | None, storage: Path) -> str:
@@ -126,6 +127,9 @@ class Tracker:
         self._params = params
         self._dataset = dataset
         self._note = folder / "tracking.json"
+        self._state: dict[str, Any] = {"delivered": 0, "step": {}}
+        if self._note.exists():
+            self._state = json.loads(self._note.read_text())
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._deliver, name="mlflow", daemon=True)
 
@@ -147,33 +151,33 @@ class Tracker:
             self.error = f"{type(error).__name__}: {error}"
 
     def _deliver(self) -> None:
-        try:
-            note: dict[str, Any] = {"delivered": 0, "step": {}}
-            if self._note.exists():
-                note = json.loads(self._note.read_text())
-            reader = JournalReader(str(self._folder), note["delivered"])
-            # Importing MLflow takes seconds of a CPU that the workers need to start: it waits for their first step.
-            while not self._ended.is_set() and not reader.peek():
-                self._ended.wait(_POLL_SECONDS)
-            if not reader.peek():
+        # Importing MLflow takes seconds of a CPU that the workers need to start: it waits for their first step.
+        first = JournalReader(str(self._folder), self._state["delivered"])
+        while not first.peek():
+            if self._ended.wait(_POLL_SECONDS):
                 return  # training did not begin
-            client = mlflow_client(self.uri)
-            self.run_id = self._open_run(client)
-            last_round = False
-            while not last_round:
-                last_round = self._ended.wait(_POLL_SECONDS)
-                records = reader.poll()
-                for batch in _batches(_points(records, note["step"])):
-                    client.log_batch(self.run_id, metrics=batch)
-                note["delivered"] = reader.position
-                if records:
-                    self._write_note(note)
-        except Exception as error:  # as above: training goes on, and the end of the run says what went wrong
-            self.error = f"{type(error).__name__}: {error}"
+        pause, last_round = _POLL_SECONDS, False
+        while not last_round:
+            last_round = self._ended.wait(pause)
+            try:
+                self._send()
+                self.error, pause = None, _POLL_SECONDS
+            except Exception as error:  # as above: training goes on, the next round tries again
+                self.error, pause = f"{type(error).__name__}: {error}", min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _write_note(self, note: dict[str, Any]) -> None:
+    def _send(self) -> None:
+        """Delivers what has come since the last time that all of it arrived."""
+        reader = JournalReader(str(self._folder), self._state["delivered"])
+        if not reader.peek():
+            return
+        client = mlflow_client(self.uri)
+        run_id = self.run_id = self.run_id or self._open_run(client)
+        steps = dict(self._state["step"])
+        for batch in _batches(_points(reader.poll(), steps)):
+            client.log_batch(run_id, metrics=batch)
+        self._state = {"delivered": reader.position, "step": steps}
         partial = self._note.with_suffix(".partial")
-        partial.write_text(json.dumps(note))
+        partial.write_text(json.dumps(self._state))
         partial.replace(self._note)
 
     def _open_run(self, client: "MlflowClient") -> str:

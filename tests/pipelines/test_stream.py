@@ -1,5 +1,6 @@
 """The stream: images are what the authors' loader makes of them, in the planned order, bad ones named."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -135,6 +136,14 @@ def test_huggingface_data_sets_are_used_in_place(dataset: Path) -> None:
     assert manifest.split("train").row_groups().tolist() == [8, 8, 8, 6]
     with pytest.raises(UsageError, match="has no split 'test'; it has 'train'"):
         manifest.split("test")
+
+
+def test_a_uri_is_as_good_as_a_path(dataset: Path) -> None:
+    here, there = decoder_of(dataset), open_dataset(f"file://{dataset}")
+    assert there.uri == f"file://{dataset}"
+    task = DecodeTask(epoch=0, batches=[np.arange(8, 16)])
+    (ours,), (theirs,) = stream_inline(here, [task]), stream_inline(dataclasses.replace(here, manifest=there), [task])
+    assert np.array_equal(ours.images, theirs.images)
 
 
 def test_other_column_names_and_splits(tmp_path: Path) -> None:

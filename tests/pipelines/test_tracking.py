@@ -56,12 +56,15 @@ def test_a_restarted_run_goes_on_in_the_same_mlflow_run(tmp_path: Path) -> None:
     assert mlflow_client(uri).get_run(str(second.run_id)).info.status == "FINISHED"
 
 
-@contextlib.contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    """A real server, as README starts it."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, port: int) -> Iterator[str]:
+    """A real server, as README starts it."""
     store = [
         "--backend-store-uri",
         f"sqlite:///{folder}/server.db",
@@ -85,15 +88,20 @@ def mlflow_server(folder: Path) -> Iterator[str]:
         process.wait(20)
 
 
-def test_a_server_gets_everything_and_its_death_costs_nothing_but_itself(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+def test_a_server_gets_everything_also_what_came_while_it_was_away(tmp_path: Path) -> None:
+    folder, port = tmp_path / "run", free_port()
     journal = JournalWriter(str(folder))
-    write(journal, range(1, 31))
+    write(journal, range(1, 21))
     artifact = tmp_path / "card.json"
     artifact.write_text("{}")
-    with mlflow_server(tmp_path) as uri:
-        first = tracker(uri, folder)
-        first.start()
+    first = tracker(f"http://127.0.0.1:{port}", folder)
+    first.start()
+    deadline = time.monotonic() + 40
+    while first.error is None:  # nobody is there yet
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with mlflow_server(tmp_path, port) as uri:
+        write(journal, range(21, 31))
         first.finish("FINISHED", lambda client, run: client.log_artifact(run, str(artifact), "checkpoint"))
         assert first.error is None
         assert points(uri, str(first.run_id), "train/loss") == [(step, 1 / step) for step in range(1, 31)]

@@ -4,13 +4,13 @@ import dataclasses
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 
@@ -116,11 +116,13 @@ def test_going_on_gives_the_same_weights_bit_for_bit(config: TrainConfig, stop_a
 
 
 def test_a_killed_driver_is_gone_on_with(config: TrainConfig, local_ray: None) -> None:
+    """The driver joins a cluster by RAY_ADDRESS, as a job does, and gets SIGKILL after its first checkpoint."""
     folder = Path(config.storage, "killed")
     line = f"train gfnet_debug_digits --data {config.data.path} --storage {config.storage} --name killed --workers 1 "
     line += "--epochs 200 --batch-size 16 --eval-every 1 --model.img-size 16 --model.embed-dim 16 --model.depth 1"
     command = [sys.executable, "-m", "gfnet", *line.split()]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 55
         while not list(folder.glob("checkpoint_0*/card.json")):
@@ -128,7 +130,7 @@ def test_a_killed_driver_is_gone_on_with(config: TrainConfig, local_ray: None) -
             assert time.monotonic() < deadline
             time.sleep(0.1)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
     done = max(read_card(path).step for path in folder.glob("checkpoint_0*"))
     notes = json.loads((folder / "run.json").read_text())
