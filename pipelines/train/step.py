@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 
 import numpy as np
 import torch
@@ -22,9 +23,16 @@ class StepResult:
 
 def normalize(images: torch.Tensor) -> torch.Tensor:
     """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) with ImageNet's mean and standard deviation per channel."""
-    scale = torch.tensor([1 / (255 * s) for s in STD], device=images.device)
-    shift = torch.tensor([-m / s for m, s in zip(MEAN, STD, strict=True)], device=images.device)
+    scale, shift = _scale_and_shift(images.device)
     return torch.addcmul(shift, images.float(), scale).permute(0, 3, 1, 2).contiguous()
+
+
+@functools.lru_cache
+def _scale_and_shift(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    # Made once: a copy to the device in every step would wait for it.
+    with torch.inference_mode(False):
+        scale = torch.tensor([1 / (255 * s) for s in STD], device=device)
+        return scale, torch.tensor([-m / s for m, s in zip(MEAN, STD, strict=True)], device=device)
 
 
 class Mixer:
