@@ -131,14 +131,17 @@ def _name(path: str, probabilities: np.ndarray, class_names: tuple[str, ...], to
 
 def print_table(predictions: list[Prediction]) -> None:
     """One row for each readable image."""
+    from rich.text import Text
+
     from pipelines.screen import show, table
 
     places = max(len(prediction.guesses) for prediction in predictions)
     rows = table("image", *("likeliest" if place == 0 else f"{place + 1}." for place in range(places)))
     for prediction in predictions:
-        guesses = [f"{guess.name} {guess.probability:.1%}" for guess in prediction.guesses]
+        # As text, so that square brackets in names are no markup.
+        guesses = [Text(f"{guess.name} {guess.probability:.1%}") for guess in prediction.guesses]
         if guesses:
-            rows.add_row(prediction.path, *guesses)
+            rows.add_row(Text(prediction.path), *guesses)
     show(rows)
 
 

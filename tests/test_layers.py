@@ -1,4 +1,4 @@
-"""Imports go gfnet <- pipelines <- tune, never up; cluster imports none of them."""
+"""Imports go from pipelines to gfnet, never up, and the library knows neither Ray nor MLflow."""
 
 import ast
 from pathlib import Path

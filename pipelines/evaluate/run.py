@@ -1,13 +1,9 @@
 """`gfnet evaluate CHECKPOINT --data DATASET`: the accuracy of a checkpoint, every image of a split counted once."""
 
 import dataclasses
-import functools
 import json
 import os
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,12 +11,8 @@ import numpy as np
 import tyro
 
 from pipelines.data.manifest import Manifest, open_dataset
-from pipelines.data.plan import evaluation_tasks
-from pipelines.data.ray_data import ray_data
-from pipelines.data.stream import Decoder
-from pipelines.data.transforms import EvalTransform
 from pipelines.errors import UsageError
-from pipelines.evaluate.metrics import TOP, Counts
+from pipelines.evaluate.scoring import Scoring, plan_workers, score_split
 from pipelines.ray_session import ray_session
 from pipelines.tracking import RUN_TAG, experiment_id, find_run, mlflow_client, tracking_uri
 
@@ -77,44 +69,6 @@ class EvaluationResult:
         return {name: getattr(self, name) for name in names}
 
 
-class Scorer:
-    """Runs the model on decoded batches; each process of the cluster that scores holds one."""
-
-    def __init__(self, checkpoint: str, precision: str, use_gpu: bool):
-        import torch
-
-        from pipelines.train.checkpoint import load_model
-        from pipelines.train.step import autocast_dtype
-
-        self._device = torch.device("cuda" if use_gpu else "cpu")
-        model, _ = load_model(Path(checkpoint))
-        self._model = model.to(self._device)
-        self._autocast = autocast_dtype(precision, self._device)
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        import torch
-
-        from pipelines.train.step import autocast_context, normalize
-
-        images = torch.tensor(batch["image"]).to(self._device)
-        labels = torch.tensor(batch["label"]).to(self._device)
-        with torch.inference_mode():
-            with autocast_context(self._device, self._autocast):
-                logits = self._model(normalize(images))
-            losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-            top = logits.float().topk(min(TOP, logits.shape[1]), dim=1).indices
-        counted = {"top": top.cpu().numpy(), "loss": losses.double().cpu().numpy()}
-        return {"row": batch["row"], "label": batch["label"], "bad": batch["bad"], **counted}
-
-
-scorer = functools.lru_cache(maxsize=1)(Scorer)
-
-
-def score(batch: dict[str, np.ndarray], checkpoint: str, precision: str, use_gpu: bool) -> dict[str, np.ndarray]:
-    """Scores a batch with the process's model, which its first call loads."""
-    return scorer(checkpoint, precision, use_gpu)(batch)
-
-
 def evaluate(config: EvaluateConfig) -> EvaluationResult:
     """Evaluates a checkpoint, in the Ray that this process is connected to, and logs the result to MLflow.
 
@@ -131,9 +85,19 @@ def evaluate(config: EvaluateConfig) -> EvaluationResult:
             f"{config.data} has no validation or test split. Name one of {list(manifest.splits)} by --split."
         )
     rows = manifest.split(split).rows
+    if not rows:
+        raise UsageError(f"Split {split!r} of {config.data} has no images. Name another of {list(manifest.splits)}.")
     check_classes(card.class_names, manifest)
     uri = tracking_uri(config.tracking_uri, Path(config.checkpoint).absolute().parent.parent)
-    counts, seconds = _count(config, card, manifest, split)
+    workers, use_gpu = plan_workers(config.workers, config.use_gpu)
+    scoring = Scoring(
+        checkpoint=str(Path(config.checkpoint).absolute()),
+        precision=config.precision,
+        workers=workers,
+        use_gpu=use_gpu,
+        batch_size=config.batch_size,
+    )
+    counts, seconds = score_split(scoring, card, manifest, split)
     if counts.images + len(counts.bad_rows) != rows:
         raise RuntimeError(f"counted {counts.images} and {len(counts.bad_rows)} bad images of {rows} in {split!r}")
     result = EvaluationResult(
@@ -170,53 +134,6 @@ def check_classes(expected: tuple[str, ...], manifest: Manifest) -> None:
         f"Class {i} of {manifest.uri} is {given[i]!r}, the checkpoint's is {expected[i]!r}. "
         "Give a data set with the checkpoint's classes."
     )
-
-
-def _count(config: EvaluateConfig, card: "Card", manifest: Manifest, split: str) -> tuple[Counts, float]:
-    import ray
-    from tqdm import tqdm
-
-    cluster = ray.cluster_resources()
-    use_gpu = cluster.get("GPU", 0) > 0 if config.use_gpu is None else config.use_gpu
-    workers = config.workers or int(cluster.get("GPU", 0) if use_gpu else cluster.get("CPU", 0) // 2) or 1
-    if cluster.get("CPU", 0) < workers + 1:
-        raise UsageError(
-            f"{workers} workers and a decoding task need {workers + 1} CPUs; the cluster has "
-            f"{cluster.get('CPU', 0):.0f}. Give fewer --workers."
-        )
-    rows = manifest.split(split).rows
-    data_config = card.config["data"]
-    size = card.config["model"]["img_size"]
-    transform = EvalTransform(size=size, eval_crop=data_config["eval_crop"])
-    decoder = Decoder(manifest=manifest, split=split, transform=transform, seed=0)
-    tasks = evaluation_tasks(np.arange(rows), batch=config.batch_size)
-
-    def decode(block: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        for index in block["id"]:
-            for batch in decoder(tasks[index]):
-                yield batch.columns()
-
-    data = ray_data()
-    data.DataContext.get_current().target_max_block_size = max(1, int(0.8 * config.batch_size * 3 * size**2))
-    dataset = (
-        data.range(len(tasks), override_num_blocks=len(tasks))
-        .map_batches(decode, batch_size=None, num_cpus=1)
-        .map_batches(
-            score,
-            fn_args=(str(Path(config.checkpoint).absolute()), config.precision, use_gpu),
-            batch_size=config.batch_size,
-            compute=data.TaskPoolStrategy(size=min(workers, len(tasks))),
-            num_cpus=1,
-            num_gpus=1 if use_gpu else 0,
-            max_calls=0,  # the process that has loaded the model goes on to the next task, with a GPU too
-        )
-    )
-    counts, began = Counts.empty(len(manifest.class_names), rows), time.time()
-    with tqdm(total=rows, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True, leave=False) as bar:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
-            counts.add(batch["row"], batch["label"], batch["top"], batch["loss"], batch["bad"])
-            bar.update(len(batch["row"]))
-    return counts, time.time() - began
 
 
 def _log(config: EvaluateConfig, card: "Card", manifest: Manifest, uri: str, result: EvaluationResult) -> str | None:
@@ -260,6 +177,8 @@ def _write_classes(result: EvaluationResult, path: Path) -> None:
 
 def print_result(config: EvaluateConfig, result: EvaluationResult) -> None:
     """The table of an evaluation, with the classes it does worst on."""
+    from rich.text import Text
+
     from pipelines.screen import show, table, warn
 
     figures = table(title=f"{config.checkpoint} on {result.split}")
@@ -274,7 +193,7 @@ def print_result(config: EvaluateConfig, result: EvaluationResult) -> None:
     totals = result.confusion.sum(axis=1)
     order = [i for i in np.argsort(result.class_accuracy, kind="stable") if totals[i]]
     for i in order[:_WORST]:
-        worst.add_row(result.class_names[i], f"{result.class_accuracy[i]:.1f} %", f"{totals[i]:,}")
+        worst.add_row(Text(result.class_names[i]), f"{result.class_accuracy[i]:.1f} %", f"{totals[i]:,}")
     show(worst)
     if result.tracking_error:
         warn(f"MLflow does not have this result: {result.tracking_error}")

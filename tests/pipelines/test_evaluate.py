@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 import gfnet
@@ -19,6 +20,7 @@ from pipelines.data.manifest import RowReader, huggingface_schema, open_dataset
 from pipelines.data.transforms import BadImageError, EvalTransform, decode
 from pipelines.errors import UsageError
 from pipelines.evaluate.metrics import Counts
+from pipelines.evaluate.picture import draw_confusion
 from pipelines.evaluate.run import EvaluateConfig, EvaluationResult, evaluate
 from pipelines.predict import PredictConfig, predict
 from pipelines.tracking import find_run, mlflow_client
@@ -51,20 +53,24 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network's checkpoint in a folder of runs of its own."""
-    folder = tmp_path_factory.mktemp("work") / "runs" / "made" / "checkpoint_00000003"
-    folder.mkdir(parents=True)
-    torch.manual_seed(0)
+    return write_checkpoint(tmp_path_factory.mktemp("work") / "runs" / "made" / "checkpoint_00000003")
+
+
+def write_checkpoint(folder: Path, *, seed: int = 0, class_names: tuple[str, ...] = CLASSES) -> Path:
+    """Writes the checkpoint of an untrained network, over one that is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
     config = TrainConfig(
         recipe="gfnet_debug_digits",
         model=ModelConfig(name="gfnet_ti", img_size=16, patch_size=4, embed_dim=8, depth=1),
         data=DataConfig(eval_crop=0.8),
     )
-    model = checkpoints.build_model(to_dict(config)["model"], 3)
+    model = checkpoints.build_model(to_dict(config)["model"], len(class_names))
     with torch.no_grad():
         model.get_classifier().weight.mul_(50)  # so that it prefers no single class
     card = checkpoints.Card(
         config=to_dict(config),
-        class_names=CLASSES,
+        class_names=class_names,
         dataset={"name": "made", "digest": "0", "source": "made"},
         epoch=1,
         step=3,
@@ -107,6 +113,49 @@ def test_counts_equal_a_plain_loops(checkpoint: Path, dataset: Path, local_ray: 
     loss = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(labels)).item()
     assert result.loss == pytest.approx(loss, abs=1e-5)
     in_mlflow(checkpoint, result)
+
+
+def test_new_weights_in_the_same_folder_are_seen(dataset: Path, tmp_path: Path, local_ray: None) -> None:
+    folder, losses = tmp_path / "runs" / "made" / "checkpoint_00000003", []
+    for seed in (1, 2):
+        config = EvaluateConfig(checkpoint=str(write_checkpoint(folder, seed=seed)), data=str(dataset), workers=1)
+        losses.append(evaluate(dataclasses.replace(config, precision="fp32")).loss)
+        labels, logits, _ = plain_loop(folder, dataset)
+        expected = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(labels)).item()
+        assert losses[-1] == pytest.approx(expected, abs=1e-5)
+    assert losses[0] != pytest.approx(losses[1], abs=1e-2)
+
+
+def test_evaluation_leaves_ray_data_as_it_was(
+    checkpoint: Path, dataset: Path, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.data import DataContext
+
+    monkeypatch.setattr(DataContext.get_current(), "target_max_block_size", 12_345_678)
+    evaluate(EvaluateConfig(checkpoint=str(checkpoint), data=str(dataset), workers=1))
+    assert DataContext.get_current().target_max_block_size == 12_345_678
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [(12, "Row 0 of .* has the label -1; allowed: 0 to 2"), (0, "Split 'test' of .* has no images")],
+)
+def test_splits_that_cannot_be_evaluated(
+    rows: int, message: str, checkpoint: Path, dataset: Path, tmp_path: Path, local_ray: None
+) -> None:
+    table = pq.read_table(dataset / "test-0.parquet").slice(0, rows)
+    unlabelled = table.set_column(1, table.schema.field("label"), pa.array([-1] * rows, pa.int64()))
+    pq.write_table(unlabelled.replace_schema_metadata(table.schema.metadata), tmp_path / "test-0.parquet")
+    with pytest.raises(UsageError, match=message):
+        evaluate(EvaluateConfig(checkpoint=str(checkpoint), data=str(tmp_path), workers=1))
+
+
+@pytest.mark.parametrize("classes", [3, 450])
+def test_any_class_names_can_be_drawn(classes: int, tmp_path: Path) -> None:
+    names = ("a$\\x$", "猫", "very " * 30, *map(str, range(classes - 3)))
+    draw_confusion(np.eye(classes, dtype=np.int64), names, "made_$\\x$ test", tmp_path / "made.png")
+    with Image.open(tmp_path / "made.png") as picture:
+        assert min(picture.size) > 2 * classes
 
 
 def in_mlflow(checkpoint: Path, result: EvaluationResult) -> None:
@@ -181,6 +230,7 @@ def test_rows_cannot_be_counted_twice() -> None:
         (["evaluate", "CHECKPOINT", "--data", "OTHER"], "Class 2 of OTHER is 'yellow', the checkpoint's is 'red'"),
         (["evaluate", "CHECKPOINT", "--data", "DATA", "--split", "val"], "has no split 'val'; it has 'test'"),
         (["evaluate", "CHECKPOINT", "--data", "DATA", "--workers", "4"], "need 5 CPUs; the cluster has 4"),
+        (["evaluate", "CHECKPOINT", "--data", "DATA", "--use-gpu", "True"], "a GPU each, but the cluster has 0"),
         (["evaluate", "DATA", "--data", "DATA"], "is not a checkpoint"),
         (["evaluate", "CHECKPOINT", "--data", "DATA", "--batch-size", "0"], "allowed: at least 1"),
         (["evaluate", "CHECKPOINT", "--data", "DATA", "--tracking-uri", "nonsense"], "The tracking URI is 'nonsense'"),
