@@ -48,8 +48,26 @@ def mlflow_client(uri: str) -> "MlflowClient":
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        _make_database(Path(uri.removeprefix("sqlite:///")))
     return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def _make_database(path: Path) -> None:
+    """Makes MLflow's SQLite file under another name first: one whose making was killed can never be opened again."""
+    import mlflow
+
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    mlflow.MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments()
+    try:
+        os.link(partial, path)  # unlike a rename, never replaces what another process has made meanwhile
+    except FileExistsError:
+        pass
+    finally:
+        partial.unlink()
 
 
 def experiment_id(client: "MlflowClient", name: str) -> str:
@@ -153,9 +171,10 @@ class Tracker:
     def _deliver(self) -> None:
         # Importing MLflow takes seconds of a CPU that the workers need to start: it waits for their first step.
         first = JournalReader(str(self._folder), self._state["delivered"])
-        while not first.peek():
-            if self._ended.wait(_POLL_SECONDS):
-                return  # training did not begin
+        while not first.peek() and not self._ended.is_set():
+            self._ended.wait(_POLL_SECONDS)
+        if not first.peek():
+            return  # training did not begin
         pause, last_round = _POLL_SECONDS, False
         while not last_round:
             last_round = self._ended.wait(pause)

@@ -117,6 +117,24 @@ def test_a_server_gets_everything_also_what_came_while_it_was_away(tmp_path: Pat
     assert time.monotonic() - began < 45
 
 
+def test_a_database_whose_making_was_killed_is_no_obstacle(tmp_path: Path) -> None:
+    """MLflow's migrations are not atomic: a file that is left half-way through them cannot be opened any more."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    code = f"from pipelines.tracking import mlflow_client; mlflow_client({uri!r}).search_experiments()"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 40
+    while not any(path.stat().st_size > 50_000 for path in tmp_path.glob("*mlflow.db.partial-*[0-9]")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "mlflow.db").exists(), "it was made before it could be killed"
+    assert [experiment.name for experiment in mlflow_client(uri).search_experiments()] == ["Default"]
+    mlflow_client(uri).create_experiment("another")
+    assert len(mlflow_client(uri).search_experiments()) == 2
+
+
 def test_tracking_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tracking_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
