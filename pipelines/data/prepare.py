@@ -28,6 +28,7 @@ from pipelines.data.manifest import (
     write_manifest,
 )
 from pipelines.data.ray_data import ray_data
+from pipelines.data.transforms import DECODING_ERRORS
 from pipelines.errors import UsageError, raise_together
 from pipelines.ray_session import ray_session
 
@@ -186,7 +187,7 @@ def write_shard(
             try:
                 data = Path(root, file.path).read_bytes()
                 check_image(data)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            except DECODING_ERRORS as error:
                 bad.append(BadImage(path=file.path, reason=_reason(error)))
                 continue
             rows.append({"image": {"bytes": data, "path": file.path}, "label": file.label})

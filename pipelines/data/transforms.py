@@ -23,6 +23,10 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
+DECODING_ERRORS = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)
+"""What Pillow's decoders raise for damaged images; RuntimeError is AVIF's."""
+
+
 class BadImageError(Exception):
     """The bytes are not an image that can be decoded."""
 
@@ -38,7 +42,7 @@ def decode(data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             return Image.open(io.BytesIO(data)).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except DECODING_ERRORS as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise BadImageError(reason) from error
 

@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines.data.manifest import huggingface_schema, open_dataset
 from pipelines.data.plan import DecodeTask, plan_epoch, tasks_of_rank
 from pipelines.data.stream import Decoder, stream_inline, stream_ray
-from pipelines.data.transforms import EvalTransform, TrainTransform, rand_augment, sample_crop
+from pipelines.data.transforms import BadImageError, EvalTransform, TrainTransform, decode, rand_augment, sample_crop
 from pipelines.errors import UsageError
 from tests.made_images import made_image
 
@@ -115,6 +115,23 @@ def test_bad_images_are_named_and_their_places_filled(dataset: Path) -> None:
     assert second.bad.tolist() == [True, False]
     assert third.bad.all()
     assert third.images.shape == (2, 16, 16, 3)
+
+
+def test_damaged_images_of_any_format_are_bad_images_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    for name in ("AVIF", "JPEG", "PNG", "WEBP"):
+        stream = io.BytesIO()
+        photo(48, 48).save(stream, name)
+        bad = 0
+        for _ in range(200):
+            data = bytearray(stream.getvalue())
+            for place in rng.integers(len(data), size=30):
+                data[place] = rng.integers(256)
+            try:
+                decode(bytes(data))
+            except BadImageError:
+                bad += 1
+        assert bad > 0, name
 
 
 def test_ray_gives_the_same_batches_in_the_planned_order(dataset: Path, local_ray: None) -> None:
